@@ -1,0 +1,1 @@
+"""Which backends exist, and how they are told apart."""

@@ -1,0 +1,1 @@
+"""What is known of one request, and what of it is stamped on the SERVER span."""

@@ -1,0 +1,153 @@
+"""Our ASGI layer, just inside the SERVER span: one record per request, stamped when the response says how it went."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.instrumentation.propagators import TraceResponsePropagator, get_global_response_propagator
+
+from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.record import RequestRecord, open_record
+from litellm_otel_plugin.request.server_span import (
+    CLIENT_CLOSED_REQUEST,
+    SERVER_ERROR_STATUS,
+    WEBSOCKET_ACCEPTED,
+    WEBSOCKET_REFUSED,
+    stamp_outcome,
+    stamp_response_start,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    Scope = MutableMapping[str, Any]
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+    Send = Callable[[Message], Awaitable[None]]
+    Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+CALL_ID_HEADER = b"x-litellm-call-id"
+TRACE_RESPONSE_HEADER = b"traceresponse"
+# FastAPI's own telemetry looks here before it makes a SERVER span of its own for a mounted sub-application.
+FASTAPI_TELEMETRY_KEY = "fastapi.telemetry"
+
+
+class RequestLayer:
+    """Keeps a record of each request that has a SERVER span.
+
+    ``app`` is public and named so: FastAPI finds contrib's middleware by walking that attribute through the chain.
+    """
+
+    def __init__(self, app: Application) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request, websocket or lifespan."""
+        record: RequestRecord | None = None
+        with contained("opening the record of a request"):
+            record = _open(scope)
+        if record is None:
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(record, receive, send)
+        returned = False
+        try:
+            await self.app(scope, exchange.receive, exchange.send)
+            returned = True
+        finally:
+            # The exception that is passing, if one is: it is looked at, never caught.
+            passing = None if returned else sys.exc_info()[1]
+            with contained("closing the record of a request"):
+                _close(record, passing)
+
+
+class _Exchange:
+    """One request's two channels, watched."""
+
+    __slots__ = ("_receive", "_record", "_send")
+
+    def __init__(self, record: RequestRecord, receive: Receive, send: Send) -> None:
+        self._record = record
+        self._receive = receive
+        self._send = send
+
+    async def receive(self) -> Message:
+        """Pass a message on to the application; notice a client that left."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect" and not self._record.response_complete:
+            self._record.client_gone = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass a message on to the client; stamp what it tells."""
+        with contained("stamping a response"):
+            message = _observe(self._record, message)
+        await self._send(message)
+
+
+def _open(scope: Scope) -> RequestRecord | None:
+    if scope["type"] not in ("http", "websocket"):
+        return None
+    scope[FASTAPI_TELEMETRY_KEY] = None
+    span = trace.get_current_span()
+    # Contrib makes no span for an excluded path.
+    return open_record(scope, span) if span.get_span_context().is_valid else None
+
+
+def _observe(record: RequestRecord, message: Message) -> Message:
+    kind = message["type"]
+    if kind in ("http.response.start", "websocket.http.response.start"):
+        record.response_started = True
+        record.status = message["status"]
+        record.call_id = _header(message, CALL_ID_HEADER)
+        stamp_response_start(record)
+        return _with_trace_response(record, message)
+    if kind == "http.response.body":
+        if not message.get("more_body", False):
+            record.response_complete = True
+            stamp_outcome(record)
+    elif kind == "websocket.accept":
+        record.response_started = True
+        record.status = WEBSOCKET_ACCEPTED
+        stamp_response_start(record)
+        return _with_trace_response(record, message)
+    elif kind == "websocket.close":
+        if not record.response_started:
+            record.status = WEBSOCKET_REFUSED
+        record.response_complete = True
+    return message
+
+
+def _close(record: RequestRecord, passing: BaseException | None) -> None:
+    if isinstance(passing, Exception):
+        record.failed_with(passing)
+    if not record.response_complete and not record.finished:
+        if record.client_gone and not record.response_started:
+            record.status = CLIENT_CLOSED_REQUEST
+        elif not record.client_gone and not record.response_started and record.scope["type"] == "http":
+            # No response at all: the server answers a 500 of its own.
+            record.status = SERVER_ERROR_STATUS
+        if record.scope["type"] == "websocket":
+            record.client_gone = False  # either side may end a WebSocket
+    stamp_outcome(record)
+
+
+def _header(message: Message, name: bytes) -> str | None:
+    for key, value in message.get("headers") or ():
+        if key.lower() == name:
+            return str(value.decode("latin-1"))
+    return None
+
+
+def _with_trace_response(record: RequestRecord, message: Message) -> Message:
+    """The message with one ``traceresponse`` header. The application's own message is left as it is."""
+    if _header(message, TRACE_RESPONSE_HEADER) is not None:
+        return message
+    propagator = get_global_response_propagator()  # type: ignore[no-untyped-call]  # contrib's
+    if isinstance(propagator, TraceResponsePropagator):
+        return message  # contrib is about to add it
+    context = record.span.get_span_context()
+    value = f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+    return {**message, "headers": [*(message.get("headers") or ()), (TRACE_RESPONSE_HEADER, value.encode("ascii"))]}

@@ -1,0 +1,159 @@
+"""Put contrib's middleware, and our layer inside it, around the whole application.
+
+One place for every row of versions: outermost. Where LiteLLM or ``opentelemetry-instrument`` mounted contrib's
+middleware before us, theirs is taken out of the chain and its configuration carried over. Left where it is, it would
+report the legacy names (it reads the opt-in at import), scan every route, sit inside LiteLLM's own middlewares with
+older releases and record an exception a second time.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.instrumentation import _semconv as contrib_semconv
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+from opentelemetry.semconv.attributes.http_attributes import HTTP_ROUTE
+
+from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.layer import RequestLayer
+from litellm_otel_plugin.request.record import current_record
+from litellm_otel_plugin.request.server_span import SpanDetails
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from opentelemetry.trace import TracerProvider
+
+CONTRIB_PACKAGE = "opentelemetry.instrumentation."
+# LiteLLM's request hook rewrites the route of a pass-through to its raw path, one name per path ever requested.
+HOOKS_NOT_KEPT = frozenset({"_passthrough_span_name_hook"})
+
+
+class MountError(RuntimeError):
+    """The application's middleware chain is not as we know it. The text says what is missing."""
+
+
+@dataclass
+class Mounted:
+    """What came of it: the features that are off, and why."""
+
+    off: dict[str, str] = field(default_factory=dict)
+
+
+def mount(
+    application: Any,
+    *,
+    tracer_provider: TracerProvider,
+    legacy_names: bool,
+    default_excluded_urls: str,
+) -> Mounted:
+    """Put contrib's middleware and our layer around ``application``; a second call changes nothing."""
+    stack = getattr(application, "middleware_stack", None)
+    if stack is None:
+        raise MountError("the application's middleware stack does not exist yet")
+    mounted = Mounted()
+    if isinstance(getattr(stack, "app", None), RequestLayer):
+        return mounted
+    stack, earlier = _without_contrib(stack)
+    semconv = _SemanticConventions(legacy_names=legacy_names)
+    with semconv.in_force(mounted):
+        middleware = OpenTelemetryMiddleware(
+            RequestLayer(stack),
+            excluded_urls=earlier.excluded_urls if earlier is not None else default_excluded_urls,
+            # Not the global one: where another SDK claimed that, the SERVER span would leave its own trace.
+            tracer_provider=tracer_provider,
+            default_span_details=SpanDetails(legacy_names=legacy_names),
+            server_request_hook=_kept_hook(earlier, "server_request_hook"),
+            client_request_hook=_kept_hook(earlier, "client_request_hook"),
+            client_response_hook=_kept_hook(earlier, "client_response_hook"),
+            # One span per ASGI message would be most of the trace and say nothing.
+            exclude_spans=["receive", "send"],
+        )
+    _put_route_on_metrics(middleware, mounted)
+    application.middleware_stack = middleware
+    return mounted
+
+
+def _without_contrib(stack: Any) -> tuple[Any, OpenTelemetryMiddleware | None]:
+    """The chain without contrib's links, and contrib's middleware if it was one of them."""
+    earlier: OpenTelemetryMiddleware | None = None
+    outermost, parent, link = stack, None, stack
+    while link is not None:
+        following = getattr(link, "app", None)
+        if type(link).__module__.startswith(CONTRIB_PACKAGE) and following is not None:
+            if type(link) is OpenTelemetryMiddleware:
+                earlier = link
+            if parent is None:
+                outermost = following
+            else:
+                parent.app = following
+        else:
+            parent = link
+        link = following
+    return outermost, earlier
+
+
+def _kept_hook(earlier: OpenTelemetryMiddleware | None, name: str) -> Callable[..., None] | None:
+    hook: Callable[..., None] | None = getattr(earlier, name, None)
+    written = getattr(hook, "__wrapped__", hook)  # contrib wraps each hook
+    return None if getattr(written, "__name__", "") in HOOKS_NOT_KEPT else hook
+
+
+class _SemanticConventions:
+    """Which HTTP names contrib's middleware reports.
+
+    It takes them from a process-wide opt-in that is read once, at the first import of any instrumentation. Other
+    instrumentations of the operator's go by it too, so ours is in force only while our middleware is made.
+    """
+
+    def __init__(self, *, legacy_names: bool) -> None:
+        self._legacy_names = legacy_names
+
+    @contextmanager
+    def in_force(self, mounted: Mounted) -> Iterator[None]:
+        try:
+            stability = contrib_semconv._OpenTelemetrySemanticConventionStability  # noqa: SLF001 - no public way
+            signal = contrib_semconv._OpenTelemetryStabilitySignalType.HTTP  # noqa: SLF001
+            modes = contrib_semconv._StabilityMode  # noqa: SLF001
+            stability._initialize()  # type: ignore[no-untyped-call]  # noqa: SLF001
+            mapping: dict[Any, Any] = stability._OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING  # noqa: SLF001
+            mode = modes.HTTP_DUP if self._legacy_names else modes.HTTP
+        except AttributeError as missing:
+            mounted.off["stable HTTP attribute names"] = f"OpenTelemetry's instrumentation has no {missing.name}"
+            yield
+            return
+        before = mapping.get(signal)
+        mapping[signal] = mode
+        try:
+            yield
+        finally:
+            mapping[signal] = before
+
+
+def _put_route_on_metrics(middleware: OpenTelemetryMiddleware, mounted: Mounted) -> None:
+    """Give contrib's ``http.server.*`` metrics the route, which contrib expects before the router has run.
+
+    Contrib also sets a status without a description over the one that LiteLLM described: that one is kept.
+    """
+    original = getattr(middleware, "_set_server_span", None)
+    if original is None:
+        mounted.off["http.route on http.server.* metrics"] = (
+            "OpenTelemetry's instrumentation has no OpenTelemetryMiddleware._set_server_span"
+        )
+        return
+
+    def set_server_span(server_span: Any, message: Any, status_code: Any, duration_attributes: Any) -> None:
+        before = getattr(server_span, "status", None)
+        with contained("putting the route on metrics"):
+            record = current_record()
+            if record is not None and record.route is not None:
+                duration_attributes[HTTP_ROUTE] = record.route
+        original(server_span, message, status_code, duration_attributes)
+        with contained("keeping the description of an error"):
+            if before is not None and before.description and not server_span.status.description:
+                server_span.set_status(before)
+
+    # An instance attribute: contrib's class stays as it is, and is recognised by its exact name.
+    middleware._set_server_span = set_server_span  # type: ignore[method-assign]  # noqa: SLF001

@@ -1,0 +1,59 @@
+"""The record: every fact about one request, held off-band and gone with the request."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from litellm_otel_plugin.request.handoff import Handoffs
+
+if TYPE_CHECKING:
+    from collections.abc import MutableMapping
+    from typing import Any
+
+    from opentelemetry.trace import Span
+
+
+@dataclass(slots=True, eq=False)
+class RequestRecord:
+    """The facts of one request.
+
+    It lives in a context variable: tasks that the request starts see it, other requests cannot, and nothing that
+    LiteLLM or a provider could read holds it.
+    """
+
+    scope: MutableMapping[str, Any]
+    span: Span
+    application: object = None
+    handoffs: Handoffs = field(default_factory=Handoffs)
+    route: str | None = None
+    authenticated: bool = False
+    call_id: str | None = None
+    exception: BaseException | None = None
+    status: int | None = None
+    response_started: bool = False
+    response_complete: bool = False
+    client_gone: bool = False
+    finished: bool = False
+
+    def failed_with(self, exception: BaseException) -> None:
+        """Keep what went wrong. The first failure is the cause, later ones are its consequences."""
+        if self.exception is None and not self.finished:
+            self.exception = exception
+
+
+_record: ContextVar[RequestRecord | None] = ContextVar("litellm_otel_plugin_record", default=None)
+
+
+def current_record() -> RequestRecord | None:
+    """The record of the request that this code runs for; ``None`` outside of one and once it has been answered."""
+    record = _record.get()
+    return record if record is not None and not record.finished else None
+
+
+def open_record(scope: MutableMapping[str, Any], span: Span) -> RequestRecord:
+    """Begin the record of a request, in the context of the task that serves it."""
+    record = RequestRecord(scope=scope, span=span, application=scope.get("app"))
+    _record.set(record)
+    return record

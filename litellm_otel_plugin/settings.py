@@ -1,0 +1,131 @@
+"""Every toggle, typed: environment over ``callback_settings: otel_plugin:`` over default.
+
+A bad value stops the start with one message that lists every problem and shows no value. An unknown name is a
+warning, so that rolling back to an older version does not crash-loop on a newer one's settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+ENVIRONMENT_PREFIX = "LITELLM_OTEL_PLUGIN_"
+YAML_SECTION = "callback_settings.otel_plugin"
+
+# Orchestrators kill a container 30 s after SIGTERM unless told otherwise; five minutes is the longest grace period
+# in common use, and a flush that waits longer only waits for SIGKILL.
+LONGEST_SHUTDOWN_SECONDS = 300.0
+
+
+class SettingsError(ValueError):
+    """One or more settings cannot be used. Its text names each of them and shows no value."""
+
+
+def _yaml_switch(value: object) -> object:
+    """YAML 1.1 reads an unquoted ``on`` or ``off`` as a boolean; the operator meant the word."""
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+def _lower(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+class Settings(BaseSettings):
+    """What an operator can set. The README's table is this class."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True, allow_inf_nan=False
+    )
+
+    enabled: bool = Field(default=True, description="`false` leaves LiteLLM exactly as it is without the plugin.")
+    console: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
+        default="auto",
+        description="Draw each request where the proxy runs: `auto` only where no backend is configured, `on` beside "
+        "the backends too, `off` never.",
+    )
+    http_semconv: Annotated[Literal["stable", "dup"], BeforeValidator(_lower)] = Field(
+        default="stable",
+        description="`dup` keeps the legacy `http.*` attributes beside the stable ones.",
+    )
+    shutdown_seconds: float = Field(
+        default=5.0,
+        ge=0,
+        le=LONGEST_SHUTDOWN_SECONDS,
+        description="The one deadline for delivering what is queued when the proxy stops.",
+    )
+    strict: bool = Field(
+        default=False,
+        description="Raise the plugin's own errors instead of containing them. For tests.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over YAML, which arrives as constructor arguments; no files, no secrets folder."""
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+
+def load_settings(environment: Mapping[str, str], yaml_section: object = None) -> Settings:
+    """Read the settings, or raise one ``SettingsError`` that lists every problem.
+
+    ``environment`` decides how a problem is named; the values themselves are read by pydantic-settings from the
+    process environment.
+    """
+    problems: list[str] = []
+    section: dict[str, Any] = {}
+    if isinstance(yaml_section, Mapping):
+        section = {str(name).lower(): value for name, value in yaml_section.items()}
+    elif yaml_section is not None:
+        problems.append(f"{YAML_SECTION}: should be a mapping of settings")
+    try:
+        settings = Settings(**section)
+    except ValidationError as error:
+        problems.extend(
+            _readable(detail, environment)
+            for detail in error.errors(include_url=False, include_context=False, include_input=False)
+        )
+        raise _refusal(problems) from None  # the original's text shows values
+    if problems:
+        raise _refusal(problems)
+    return settings
+
+
+def unknown_names(environment: Mapping[str, str], yaml_section: object = None) -> list[str]:
+    """The names that look like ours and are not: typos, or a newer version's."""
+    known = set(Settings.model_fields)
+    unknown = [
+        name
+        for name in environment
+        if name.upper().startswith(ENVIRONMENT_PREFIX) and name.upper()[len(ENVIRONMENT_PREFIX) :].lower() not in known
+    ]
+    if isinstance(yaml_section, Mapping):
+        unknown += [f"{YAML_SECTION}.{name}" for name in yaml_section if str(name).lower() not in known]
+    return sorted(unknown)
+
+
+def _refusal(problems: list[str]) -> SettingsError:
+    return SettingsError("litellm-otel-plugin cannot start with these settings:\n  " + "\n  ".join(problems))
+
+
+def _readable(detail: ErrorDetails, environment: Mapping[str, str]) -> str:
+    name = str(detail["loc"][0])
+    in_environment = f"{ENVIRONMENT_PREFIX}{name.upper()}"
+    set_there = any(key.upper() == in_environment and value for key, value in environment.items())
+    where = in_environment if set_there else f"{YAML_SECTION}.{name}"
+    message = detail["msg"]
+    return f"{where}: {message[:1].lower()}{message[1:]}"

@@ -1,0 +1,115 @@
+"""The flush when the proxy stops: LiteLLM's queued callbacks first, then every provider, under one deadline.
+
+It runs inside the lifespan, after the last request has been answered: uvicorn raises the signal again once the
+lifespan is over, so nothing that is registered with ``atexit`` would run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import _logs, metrics, trace
+
+from litellm_otel_plugin import upstream
+from litellm_otel_plugin.guard import contained
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = logging.getLogger("litellm_otel_plugin")
+
+# LiteLLM's callbacks close the spans that are about to be flushed, but one that hangs (they may talk to a database)
+# must not take the whole deadline from the spans that are there already.
+SHARE_OF_CALLBACKS = 0.5
+MILLISECONDS_PER_SECOND = 1_000
+
+
+async def flush_everything(deadline_seconds: float) -> None:
+    """Deliver what is queued, for at most ``deadline_seconds``, and say so where that was not enough."""
+    with contained("flushing at shutdown"):
+        await _flush(deadline_seconds)
+
+
+async def _flush(deadline_seconds: float) -> None:
+    loop = asyncio.get_running_loop()
+    ends_at = loop.time() + deadline_seconds
+    await _drain_callbacks(deadline_seconds * SHARE_OF_CALLBACKS)
+    flushes = [_FlushThread(name, provider, max(0.0, ends_at - loop.time())) for name, provider in _providers()]
+    for flush in flushes:
+        flush.start()
+    late = [flush for flush in flushes if not await flush.done(max(0.0, ends_at - loop.time()))]
+    for flush in late:
+        # The SDK's own exit handler would wait for the same exporter again, for up to 30 s per backend.
+        atexit.unregister(flush.provider.shutdown)
+        log.warning("not all %s were delivered within %g s of shutdown", flush.signal, deadline_seconds)
+
+
+async def _drain_callbacks(seconds: float) -> None:
+    try:
+        await asyncio.wait_for(upstream.drain_logging_worker(), seconds)
+    except asyncio.TimeoutError:
+        log.warning("LiteLLM's callbacks did not finish in time: the spans of the last calls may be missing")
+    except upstream.SeamMissing as missing:
+        log.warning("off: %s (%s)", missing.seam.lost, missing)
+
+
+def _providers() -> list[tuple[str, Any]]:
+    """Every provider of this process that can be flushed: each v2 logger's and the global ones."""
+    traces = [each.tracer_provider for each in upstream.v2_loggers()]
+    candidates = [
+        *(("spans", provider) for provider in traces),
+        ("spans", trace.get_tracer_provider()),
+        ("metrics", metrics.get_meter_provider()),
+        ("log records", _logs.get_logger_provider()),
+    ]
+    return [
+        (name, provider)
+        for n, (name, provider) in enumerate(candidates)
+        if hasattr(provider, "force_flush") and all(provider is not earlier for _, earlier in candidates[:n])
+    ]
+
+
+class _FlushThread:
+    """One provider's flush, in a daemon thread.
+
+    The SDK's flush takes a timeout and does not keep it, and a thread of asyncio's own pool would be joined when the
+    loop closes: a hung collector would hold the process open.
+    """
+
+    def __init__(self, signal: str, provider: Any, seconds: float) -> None:
+        self.signal = signal
+        self.provider = provider
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[bool] = self._loop.create_future()
+        self._thread = threading.Thread(
+            target=self._run,
+            args=(provider.force_flush, int(seconds * MILLISECONDS_PER_SECOND)),
+            name=f"litellm-otel-plugin-flush-{signal}",
+            daemon=True,
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    async def done(self, seconds: float) -> bool:
+        """Whether everything was delivered within ``seconds``."""
+        finished, _ = await asyncio.wait({self._finished}, timeout=seconds)
+        return bool(finished) and self._finished.result()
+
+    def _run(self, force_flush: Callable[[int], bool | None], milliseconds: int) -> None:
+        delivered = False
+        with contained("flushing a provider"):
+            delivered = force_flush(milliseconds) is not False  # a meter provider answers None for done
+        try:
+            self._loop.call_soon_threadsafe(self._report, delivered)
+        except RuntimeError:  # the loop has closed: nobody waits for the answer any more
+            return
+
+    def _report(self, delivered: bool) -> None:
+        if not self._finished.done():
+            self._finished.set_result(delivered)

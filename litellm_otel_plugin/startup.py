@@ -1,0 +1,206 @@
+"""The lifespan hook: callbacks exist → one logger → its provider global → our layer mounted → announced.
+
+``make_plugin`` runs when config.yaml's line is imported, ``install`` as a worker start-up hook. Either only arranges
+to be called again by LiteLLM: once when the callbacks exist, once when the proxy stops.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry import trace
+from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID
+from opentelemetry.sdk.trace import TracerProvider
+
+from litellm_otel_plugin import upstream
+from litellm_otel_plugin.announcement import announce
+from litellm_otel_plugin.backends.accounts import without_known_accounts
+from litellm_otel_plugin.console import console_is_wanted, draw_on_console
+from litellm_otel_plugin.guard import contained, guard
+from litellm_otel_plugin.request.mount import MountError, mount
+from litellm_otel_plugin.settings import load_settings, unknown_names
+from litellm_otel_plugin.shutdown import flush_everything
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from litellm_otel_plugin.hooks import OtelPlugin
+    from litellm_otel_plugin.settings import Settings
+
+log = logging.getLogger("litellm_otel_plugin")
+
+STABILITY_OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
+
+
+@dataclass
+class Installation:
+    """The plugin in this process."""
+
+    plugin: OtelPlugin
+    settings: Settings
+    operators_provider: TracerProvider | None
+    off: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    announced: bool = False
+
+
+_installation: Installation | None = None
+
+
+def install() -> None:
+    """``LITELLM_WORKER_STARTUP_HOOKS=litellm_otel_plugin.startup:install``.
+
+    It runs before LiteLLM has read config.yaml, and so before our section of it: the installation waits until it has.
+    """
+    try:
+        upstream.wrap_startup_logging(make_plugin)
+    except upstream.SeamMissing:
+        make_plugin()
+
+
+def make_plugin() -> OtelPlugin:
+    """Install the plugin into this process's LiteLLM, once, and return what config.yaml names.
+
+    Raises ``SettingsError``: LiteLLM imports the callbacks of config.yaml where an exception stops the start.
+    """
+    global _installation  # noqa: PLW0603 - LiteLLM is one per process, and module-level itself
+    if _installation is not None:
+        return _installation.plugin
+    from litellm_otel_plugin.hooks import OtelPlugin  # noqa: PLC0415 - LiteLLM is needed from here on only
+
+    _give_log_lines_an_outlet()
+    section = upstream.plugin_settings()
+    settings = load_settings(os.environ, section)
+    unknown = unknown_names(os.environ, section)
+    if unknown:
+        log.warning("unknown settings, ignored: %s", ", ".join(unknown))
+    provider = trace.get_tracer_provider()
+    _installation = Installation(OtelPlugin(), settings, provider if isinstance(provider, TracerProvider) else None)
+    if settings.enabled:
+        guard.strict = settings.strict
+        _arrange(_installation)
+    return _installation.plugin
+
+
+def _arrange(installation: Installation) -> None:
+    """Place our calls in LiteLLM. What is missing there switches one feature off."""
+    if upstream.v2_is_refused():
+        log.warning("LiteLLM's v2 tracing is switched off with %s: the plugin stands aside", upstream.V2_SWITCH)
+        return
+    if not upstream.proxy_is_running():
+        log.warning("this process is no LiteLLM proxy: the plugin has nothing to do in it")
+        return
+    from litellm_otel_plugin.hooks import request_authenticated, request_sent_unannounced  # noqa: PLC0415 - as above
+
+    upstream.enable_v2()
+    arrangements: tuple[Callable[[], None], ...] = (
+        lambda: upstream.wrap_resource({SERVICE_INSTANCE_ID: str(uuid.uuid4())}),
+        upstream.silence_placeholder_exporter,
+        lambda: upstream.wrap_authenticated(request_authenticated),
+        lambda: upstream.wrap_provider_client(request_sent_unannounced),
+        lambda: upstream.wrap_shutdown(lambda: flush_everything(installation.settings.shutdown_seconds)),
+        lambda: upstream.wrap_publish(
+            lambda: _choose_logger(installation), lambda logger: _published(installation, logger)
+        ),
+    )
+    for arrangement in arrangements:
+        with _switching_off(installation):
+            arrangement()
+    if upstream.PUBLISH.lost in installation.off:
+        announce(installation.off, installation.notes, [])
+
+
+def _choose_logger(installation: Installation) -> Any:
+    """The one logger, emitting through the operator's own provider where that is the global one already."""
+    logger: Any = None
+    with contained("choosing the logger to publish"):
+        logger = upstream.ensure_v2_logger()
+        provider = _operators_provider(installation)
+        if provider is not None and logger.tracer_provider is not provider:
+            processors = upstream.adopt_provider(logger, provider)
+            known = provider._active_span_processor._span_processors  # noqa: SLF001 - the SDK has no public list
+            keep, twice = without_known_accounts(processors, known)
+            for processor in keep:
+                provider.add_span_processor(processor)
+            for processor in twice:
+                processor.shutdown()
+            installation.notes.append("an OpenTelemetry SDK provider was already set: it is used, with its exporters")
+            if twice:
+                installation.notes.append(
+                    f"{len(twice)} exporter(s) for an account that it already writes to: left out"
+                )
+    return logger
+
+
+def _operators_provider(installation: Installation) -> TracerProvider | None:
+    """The global provider where it is the operator's: set before LiteLLM's callbacks, or by none of them."""
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        return None
+    if provider is installation.operators_provider or not upstream.belongs_to_a_logger(provider):
+        return provider
+    return None
+
+
+def _published(installation: Installation, logger: Any) -> None:
+    """LiteLLM's callbacks exist and one provider is global. LiteLLM swallows exceptions from here."""
+    with contained("registering the plugin's hooks"):
+        upstream.register_callback(installation.plugin)
+    backends = []
+    with contained("listing the backends"):
+        backends = [exporter for each in upstream.v2_loggers() for exporter in upstream.configured_exporters(each)]
+        earlier = upstream.other_otel_loggers()
+        if earlier:
+            installation.notes.append(f"LiteLLM's earlier tracing runs beside this: {', '.join(earlier)}")
+    with contained("attaching the console view"):
+        if console_is_wanted(installation.settings.console, backends=len(backends)):
+            draw_on_console(logger.tracer_provider, shows_content=upstream.captures_content(logger))
+            backends.append(("console", None))
+    with contained("mounting the request layer"):
+        _mount(installation, logger.tracer_provider)
+    if not installation.announced:
+        installation.announced = True
+        announce(installation.off, installation.notes, backends)
+
+
+def _mount(installation: Installation, provider: TracerProvider) -> None:
+    opt_in = [mode.strip() for mode in os.environ.get(STABILITY_OPT_IN, "").split(",")]
+    excluded_urls = ""
+    with _switching_off(installation):
+        excluded_urls = upstream.excluded_urls()
+    with _switching_off(installation):
+        mounted = mount(
+            upstream.application(),
+            tracer_provider=provider,
+            legacy_names=installation.settings.http_semconv == "dup" or "http/dup" in opt_in,
+            default_excluded_urls=excluded_urls,
+        )
+        installation.off.update(mounted.off)
+
+
+@contextmanager
+def _switching_off(installation: Installation) -> Iterator[None]:
+    """Where LiteLLM or OpenTelemetry lacks what the block needs, note the feature that is off with it."""
+    try:
+        yield
+    except upstream.SeamMissing as missing:
+        installation.off[missing.seam.lost] = str(missing)
+    except MountError as error:
+        installation.off[upstream.APPLICATION.lost] = str(error)
+
+
+def _give_log_lines_an_outlet() -> None:
+    """Print our lines where nothing else would: LiteLLM sets up its own loggers, and leaves the root without one."""
+    if log.hasHandlers():
+        return
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("litellm-otel-plugin: %(message)s"))
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False

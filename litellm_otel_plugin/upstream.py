@@ -1,0 +1,506 @@
+"""The only file that touches LiteLLM's internals: each seam named, with what it is for and what is lost without it.
+
+Every function here asks LiteLLM for one thing and raises ``SeamMissing`` where LiteLLM no longer has it. Whoever calls
+it switches one feature off, says so, and goes on. The proxy is never imported from here: where it runs, it is loaded.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+    from types import ModuleType
+
+    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+
+V2_SWITCH = "LITELLM_OTEL_V2"
+PROXY_MODULE = "litellm.proxy.proxy_server"
+LOGGER_MODULE = "litellm.integrations.otel.logger"
+PROVIDERS_MODULE = "litellm.integrations.otel.plumbing.providers"
+CONFIG_MODULE = "litellm.integrations.otel.model.config"
+MOUNT_MODULE = "litellm.integrations.otel.mount"
+AUTH_MODULE = "litellm.proxy.auth.user_api_key_auth"
+LOGGING_MODULE = "litellm.litellm_core_utils.litellm_logging"
+LOGGING_WORKER_MODULE = "litellm.litellm_core_utils.logging_worker"
+
+OPENAI_CLIENT_MODULE = "openai._base_client"
+
+CALL_ID_KEY = "litellm_call_id"
+
+# Doors behind which LiteLLM calls OpenAI's client without announcing the call to any hook.
+UNANNOUNCED_DOORS = tuple(
+    f"{prefix}/{door}"
+    for prefix in ("", "/v1", "/{provider}/v1")
+    for door in ("batches", "files", "fine_tuning", "threads", "assistants")
+)
+
+# The lists in which LiteLLM looks for a callback, beside `litellm.callbacks` which is fanned out into them.
+CALLBACK_LISTS = ("service_callback", "input_callback", "_async_success_callback", "_async_failure_callback")
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One thing of LiteLLM's that we use."""
+
+    module: str
+    attribute: str
+    purpose: str
+    lost: str
+
+    @property
+    def name(self) -> str:
+        """Where it stands, as a reader would look it up."""
+        return f"{self.module}.{self.attribute}"
+
+
+PUBLISH = Seam(
+    LOGGER_MODULE,
+    "publish_global_otel_v2_provider",
+    purpose="LiteLLM calls it once its callbacks exist: our start-up hook",
+    lost="the plugin: nothing else of it can start",
+)
+SHUTDOWN = Seam(
+    PROXY_MODULE,
+    "proxy_shutdown_event",
+    purpose="awaited inside the lifespan when the proxy stops",
+    lost="delivery of what is queued when the proxy stops",
+)
+AUTHENTICATED = Seam(
+    AUTH_MODULE,
+    "seed_request_identity",
+    purpose="called where a request has been authenticated, and only there",
+    lost="knowing which requests were authenticated",
+)
+RESOURCE = Seam(
+    PROVIDERS_MODULE,
+    "build_resource",
+    purpose="describes this process on every span, metric and log record",
+    lost="service.instance.id: the workers of one host cannot be told apart",
+)
+PROVIDER = Seam(
+    LOGGER_MODULE,
+    "build_tracer_provider",
+    purpose="builds a logger's exporters",
+    lost="the console view in place of the SDK's JSON where no backend is configured",
+)
+PROVIDER_CLIENT = Seam(
+    OPENAI_CLIENT_MODULE,
+    "AsyncAPIClient",
+    purpose="its request method sends batches, files, fine-tuning, threads and assistants, which LiteLLM announces to "
+    "no hook",
+    lost="litellm.preprocessing.duration_ms and litellm.attempts for those",
+)
+APPLICATION = Seam(
+    PROXY_MODULE,
+    "app",
+    purpose="the proxy's FastAPI application",
+    lost="the SERVER span's attributes",
+)
+LOGGING_WORKER = Seam(
+    LOGGING_WORKER_MODULE,
+    "GLOBAL_LOGGING_WORKER",
+    purpose="its queue holds the callbacks that close the spans of finished calls",
+    lost="the last calls' spans when the proxy stops",
+)
+EXCLUDED_URLS = Seam(
+    MOUNT_MODULE,
+    "_DEFAULT_EXCLUDED_URLS",
+    purpose="the paths that are not traced unless the operator says otherwise",
+    lost="that default: health checks and the UI's files are traced too",
+)
+STARTUP_LOGGING = Seam(
+    PROXY_MODULE,
+    "ProxyStartupEvent",
+    purpose="its initialize_startup_logging runs after config.yaml was read and before the callbacks are built",
+    lost="callback_settings.otel_plugin for the worker start-up hook, which then goes by the environment alone",
+)
+SEAMS = (
+    PUBLISH,
+    STARTUP_LOGGING,
+    SHUTDOWN,
+    AUTHENTICATED,
+    PROVIDER_CLIENT,
+    RESOURCE,
+    PROVIDER,
+    APPLICATION,
+    LOGGING_WORKER,
+    EXCLUDED_URLS,
+)
+
+
+class SeamMissing(RuntimeError):  # noqa: N818 - it is a state of the world before it is an error
+    """LiteLLM no longer has something that we use."""
+
+    def __init__(self, seam: Seam) -> None:
+        super().__init__(f"LiteLLM {litellm_version()} has no {seam.name}")
+        self.seam = seam
+
+
+def litellm_version() -> str:
+    """The installed LiteLLM."""
+    try:
+        return version("litellm")
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def proxy_is_running() -> bool:
+    """Whether this process is a proxy; LiteLLM's SDK alone has no start-up, no application and no SERVER span."""
+    return PROXY_MODULE in sys.modules
+
+
+# --- switching v2 on -------------------------------------------------------------------------------------------------
+
+
+def v2_is_refused() -> bool:
+    """Whether the operator switched LiteLLM's v2 tracing off, explicitly."""
+    value = os.environ.get(V2_SWITCH)
+    if value is None:
+        return False
+    try:
+        return not _v2_flag()()
+    except ValueError:  # a value that is no boolean: LiteLLM takes it for off
+        return True
+
+
+def enable_v2() -> None:
+    """Switch LiteLLM's v2 tracing on, before it builds its callbacks."""
+    os.environ[V2_SWITCH] = "true"
+    _v2_flag().cache_clear()
+
+
+def _v2_flag() -> Any:
+    from litellm.integrations.otel.model.config import is_otel_v2_enabled  # noqa: PLC0415 - see the module docstring
+
+    return is_otel_v2_enabled
+
+
+# --- places where our code is called ---------------------------------------------------------------------------------
+
+
+def wrap_publish(prepare: Callable[[], Any], after: Callable[[Any], None]) -> None:
+    """Let ``prepare`` choose the one logger whose provider LiteLLM publishes, and hand it to ``after``."""
+    original = _take(PUBLISH)
+
+    @functools.wraps(original)
+    def publish(in_memory_loggers: Any, set_global_provider: Any, registered: Any = None) -> Any:
+        chosen = prepare()
+        logger = original(
+            in_memory_loggers,
+            _quietly(set_global_provider),
+            registered=chosen if chosen is not None else registered,
+        )
+        after(logger)
+        return logger
+
+    _put(PUBLISH, publish)
+
+
+def wrap_startup_logging(before: Callable[[], object]) -> None:
+    """Call ``before`` once config.yaml was read, ahead of LiteLLM's building of its callbacks.
+
+    An exception of ``before`` stops the start.
+    """
+    event = _take(STARTUP_LOGGING)
+    original = getattr(event, "initialize_startup_logging", None)
+    if original is None:
+        raise SeamMissing(STARTUP_LOGGING)
+
+    @functools.wraps(original)
+    def initialize_startup_logging(*args: Any, **kwargs: Any) -> Any:
+        before()
+        return original(*args, **kwargs)
+
+    # A plain function in the class's place: `original` is bound to the class already.
+    event.initialize_startup_logging = staticmethod(initialize_startup_logging)
+
+
+def wrap_shutdown(before: Callable[[], Awaitable[None]]) -> None:
+    """Await ``before`` inside the lifespan's shutdown, ahead of LiteLLM's own."""
+    original = _take(SHUTDOWN)
+
+    @functools.wraps(original)
+    async def proxy_shutdown_event(*args: Any, **kwargs: Any) -> Any:
+        await before()
+        return await original(*args, **kwargs)
+
+    _put(SHUTDOWN, proxy_shutdown_event)
+
+
+def wrap_authenticated(notice: Callable[[], None]) -> None:
+    """Call ``notice`` where a request has been authenticated.
+
+    Authentication's failure path seeds an identity too, through another module's name for the same function.
+    """
+    original = _take(AUTHENTICATED)
+
+    @functools.wraps(original)
+    def seed_request_identity(*args: Any, **kwargs: Any) -> Any:
+        notice()
+        return original(*args, **kwargs)
+
+    _put(AUTHENTICATED, seed_request_identity)
+
+
+def wrap_provider_client(notice: Callable[[str], None]) -> None:
+    """Call ``notice`` with the method of each request that OpenAI's client is about to send."""
+    client = _take(PROVIDER_CLIENT)
+    original = getattr(client, "request", None)
+    if original is None:
+        raise SeamMissing(PROVIDER_CLIENT)
+
+    @functools.wraps(original)
+    def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        notice(str(getattr(options, "method", "")))
+        return original(self, cast_to, options, *args, **kwargs)
+
+    client.request = request
+
+
+def wrap_resource(attributes: Mapping[str, str]) -> None:
+    """Add resource attributes that the operator has not set to every provider that LiteLLM builds."""
+    original = _take(RESOURCE)
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - the SDK is loaded when a logger is built
+
+    @functools.wraps(original)
+    def build_resource(*args: Any, **kwargs: Any) -> Any:
+        resource = original(*args, **kwargs)
+        return Resource({name: value for name, value in attributes.items() if name not in resource.attributes}).merge(
+            resource
+        )
+
+    _put(RESOURCE, build_resource)
+
+
+def silence_placeholder_exporter() -> None:
+    """Keep LiteLLM from printing spans as JSON where the operator configured no exporter at all."""
+    original = _take(PROVIDER)
+
+    @functools.wraps(original)
+    def build_tracer_provider(config: Any, *args: Any, **kwargs: Any) -> Any:
+        named = [spec for spec in config.exporters if not _is_placeholder(spec)]
+        return original(config.model_copy(update={"exporters": named}), *args, **kwargs)
+
+    _put(PROVIDER, build_tracer_provider)
+
+
+# --- what LiteLLM has ------------------------------------------------------------------------------------------------
+
+
+def application() -> Any:
+    """The proxy's FastAPI application."""
+    return _take(APPLICATION)
+
+
+def excluded_urls() -> str:
+    """The paths that are not traced: the operator's list, else LiteLLM's."""
+    variable = "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS"
+    return os.environ[variable] if variable in os.environ else str(_take(EXCLUDED_URLS))
+
+
+def plugin_settings() -> object:
+    """``callback_settings: otel_plugin:`` of config.yaml, ``None`` where there is none or no config was read yet."""
+    import litellm  # noqa: PLC0415 - see the module docstring
+
+    section = getattr(litellm, "callback_settings", None)
+    return section.get("otel_plugin") if isinstance(section, Mapping) else None
+
+
+def v2_loggers() -> list[Any]:
+    """Every v2 logger that LiteLLM has built, the registered one first."""
+    proxy = sys.modules.get(PROXY_MODULE)
+    registered = _v2_logger(getattr(proxy, "open_telemetry_logger", None))
+    built = [_v2_logger(each) for each in getattr(_module(LOGGING_MODULE), "_in_memory_loggers", ())]
+    loggers = [registered, *built]
+    return [each for n, each in enumerate(loggers) if each is not None and all(each is not e for e in loggers[:n])]
+
+
+def other_otel_loggers() -> list[str]:
+    """The loggers of LiteLLM's earlier tracing that run beside v2, by class name."""
+    built = getattr(_module(LOGGING_MODULE), "_in_memory_loggers", ())
+    earlier = getattr(sys.modules.get("litellm.integrations.opentelemetry"), "OpenTelemetry", None)
+    return [type(each).__name__ for each in built if earlier is not None and isinstance(each, earlier)]
+
+
+def belongs_to_a_logger(provider: TracerProvider) -> bool:
+    """Whether one of LiteLLM's own loggers, of either generation, built or uses this provider."""
+    built = getattr(_module(LOGGING_MODULE), "_in_memory_loggers", ())
+    return any(getattr(each, "_tracer_provider", None) is provider for each in built)
+
+
+def ensure_v2_logger() -> Any:
+    """The registered v2 logger; one built as if the operator had listed ``otel`` where none is configured."""
+    loggers = v2_loggers()
+    if loggers:
+        _register(loggers[0])
+        return loggers[0]
+    import litellm  # noqa: PLC0415 - see the module docstring
+    from litellm.integrations.otel.logger import build_otel_v2_logger  # noqa: PLC0415
+    from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415
+
+    section = litellm.callback_settings.get("otel") if isinstance(litellm.callback_settings, Mapping) else None
+    settings = dict(section) if isinstance(section, Mapping) else {}
+    logger = build_otel_v2_logger(config=OpenTelemetryV2Config(**settings), settings=settings)
+    _module(LOGGING_MODULE)._in_memory_loggers.append(logger)  # noqa: SLF001
+    _register(logger)
+    return logger
+
+
+def _register(logger: Any) -> None:
+    """Make it the logger that LiteLLM's own v2 entry points use, and one that gets every event.
+
+    A logger of the earlier tracing can hold the slot: then LiteLLM would emit no auth and no guardrail span.
+    """
+    proxy = sys.modules.get(PROXY_MODULE)
+    if proxy is not None and getattr(proxy, "open_telemetry_logger", None) is not logger:
+        proxy.open_telemetry_logger = logger  # type: ignore[attr-defined]  # a module's variable
+    register_callback(logger)
+
+
+def register_callback(callback: Any) -> None:
+    """Put a callback into each of LiteLLM's lists, once."""
+    import litellm  # noqa: PLC0415 - see the module docstring
+
+    for name in ("callbacks", *CALLBACK_LISTS):
+        callbacks = getattr(litellm, name, None)
+        if isinstance(callbacks, list) and not any(each is callback for each in callbacks):
+            callbacks.append(callback)
+
+
+def adopt_provider(logger: Any, provider: TracerProvider) -> Iterable[SpanProcessor]:
+    """Make the logger emit through ``provider``, and return the processors of the one that it had built."""
+    processors: Iterable[SpanProcessor] = logger.tracer_provider._active_span_processor._span_processors  # noqa: SLF001
+    providers = _module(PROVIDERS_MODULE)
+    tracer = providers.get_tracer(provider, _module(LOGGER_MODULE).LITELLM_TRACER_NAME)
+    logger._tracer_provider = provider  # noqa: SLF001 - read-only to callers, and there is no other way to move it
+    logger.tracer = tracer
+    logger._emitter._tracer = tracer  # noqa: SLF001
+    return processors
+
+
+def configured_exporters(logger: Any) -> list[tuple[str, str | None]]:
+    """Kind and endpoint of each exporter that the operator configured for this logger."""
+    exporters = []
+    for spec in logger.config.exporters:
+        if _is_placeholder(spec) or (spec.requires_headers and not spec.headers):
+            continue
+        owner = f"{spec.owner.value} " if spec.owner is not None else ""
+        exporters.append((f"{owner}{spec.kind}", _traces_endpoint(spec)))
+    return exporters
+
+
+def captures_content(logger: Any) -> bool:
+    """Whether the operator lets prompts and answers be put on spans."""
+    return bool(logger.config.capture_span_content)
+
+
+async def drain_logging_worker() -> None:
+    """Wait until LiteLLM has run the callbacks of every finished call: they close those calls' spans."""
+    await _take(LOGGING_WORKER).flush()
+
+
+# --- what LiteLLM's hooks are handed ---------------------------------------------------------------------------------
+
+
+def reached_no_provider(model_call_details: Mapping[str, Any]) -> bool:
+    """Whether this call was rejected by the proxy itself; LiteLLM runs its hooks for it as for a real one."""
+    from litellm.constants import LITELLM_LOGGING_NO_UPSTREAM_LLM_CALL  # noqa: PLC0415 - see the module docstring
+
+    return bool(model_call_details.get(LITELLM_LOGGING_NO_UPSTREAM_LLM_CALL))
+
+
+class OwnCall:
+    """The call that LiteLLM makes for the request itself, by the object that belongs to it alone."""
+
+    def __init__(self, logging_object: Any) -> None:
+        self._logging_object = logging_object
+
+    @property
+    def call_id(self) -> str | None:
+        """Its id; a client can choose it."""
+        call_id = getattr(self._logging_object, "litellm_call_id", None)
+        return call_id if isinstance(call_id, str) else None
+
+    def is_described_by(self, details: object) -> bool:
+        """Whether these details, as LiteLLM hands them to its hooks, are this call's."""
+        return getattr(self._logging_object, "model_call_details", None) is details
+
+    def first_handoff_at(self) -> float | None:
+        """The instant of the first hand-off to a provider, in seconds since the epoch.
+
+        Releases before 1.106 note one for a rejected call too, and a client's body can carry the same name.
+        """
+        details = getattr(self._logging_object, "model_call_details", None)
+        if not isinstance(details, dict) or reached_no_provider(details):
+            return None
+        instant = details.get("first_api_call_start_time")
+        return instant.timestamp() if isinstance(instant, datetime) else None
+
+
+def own_call(request_data: Mapping[str, Any]) -> OwnCall | None:
+    """The request's own call, ``None`` before LiteLLM has made its object and on doors where it makes none."""
+    logging_object = request_data.get("litellm_logging_obj")
+    return OwnCall(logging_object) if logging_object is not None else None
+
+
+# --- helpers ---------------------------------------------------------------------------------------------------------
+
+
+def _module(name: str) -> ModuleType:
+    # The proxy's own modules are taken as they were loaded: importing one here would start a proxy's worth of code.
+    loaded = sys.modules.get(name)
+    return loaded if loaded is not None else importlib.import_module(name)
+
+
+def _take(seam: Seam) -> Any:
+    if seam.module.startswith("litellm.proxy.") and not proxy_is_running():
+        raise SeamMissing(seam)
+    try:
+        return getattr(_module(seam.module), seam.attribute)
+    except (ImportError, AttributeError):
+        raise SeamMissing(seam) from None
+
+
+def _put(seam: Seam, replacement: object) -> None:
+    setattr(_module(seam.module), seam.attribute, replacement)
+
+
+def _v2_logger(candidate: Any) -> Any:
+    logger_class = getattr(_module(LOGGER_MODULE), "OpenTelemetryV2", None)
+    return candidate if logger_class is not None and isinstance(candidate, logger_class) else None
+
+
+def _quietly(set_global_provider: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Set the global provider unless it is already this one: OpenTelemetry warns about a second time."""
+    from opentelemetry import trace  # noqa: PLC0415 - loaded with the SDK
+
+    def set_once(provider: Any) -> None:
+        if trace.get_tracer_provider() is not provider:
+            set_global_provider(provider)
+
+    return set_once
+
+
+def _is_placeholder(spec: Any) -> bool:
+    """Whether LiteLLM made this spec up because nothing was configured: no field of it is set."""
+    fields: MutableMapping[str, Any] | set[str] = spec.model_fields_set
+    return not fields
+
+
+def _traces_endpoint(spec: Any) -> str | None:
+    if spec.traces_endpoint:
+        return str(spec.traces_endpoint)
+    if not spec.endpoint:
+        return None
+    normalise = getattr(_module(PROVIDERS_MODULE), "_otlp_traces_endpoint", None)
+    http = "grpc" not in str(spec.kind).lower()
+    return str(normalise(spec.endpoint)) if http and normalise is not None else str(spec.endpoint)

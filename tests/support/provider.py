@@ -1,0 +1,241 @@
+"""A provider on a real socket that speaks OpenAI's and Anthropic's APIs and can be scripted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from tests.support.server import ServerThread
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.requests import Request
+    from typing_extensions import Self
+
+ANSWER = ("The", " answer", " is", " 42.")
+
+
+@dataclass
+class Reply:
+    """How the provider answers one request. ``after_chunks`` ends a stream early, with an abrupt close."""
+
+    status: int = 200
+    delay: float = 0.0
+    chunk_delay: float = 0.0
+    after_chunks: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ProviderRequest:
+    path: str
+    headers: dict[str, str]
+    body: Any
+
+
+class MockProvider:
+    """Answers every path with what the real one would; ``replies`` are used up first come, first served."""
+
+    def __init__(self) -> None:
+        self.requests: list[ProviderRequest] = []
+        self.replies: deque[Reply] = deque()
+        self._lock = threading.Lock()
+        self.server = ServerThread(Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "POST"])]))
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def __enter__(self) -> Self:
+        self.server.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.server.stop()
+
+    async def _serve(self, request: Request) -> Response:
+        raw = await request.body()
+        try:
+            body = json.loads(raw) if raw else {}
+        except ValueError:
+            body = raw.decode("latin-1")
+        path = request.url.path
+        with self._lock:
+            self.requests.append(ProviderRequest(path, dict(request.headers), body))
+            reply = self.replies.popleft() if self.replies else Reply()
+        if reply.delay:
+            await asyncio.sleep(reply.delay)
+        if reply.status >= 400:
+            error = {"error": {"message": f"scripted {reply.status}", "type": "scripted", "code": str(reply.status)}}
+            return JSONResponse(error, reply.status, headers=reply.headers)
+        streams = isinstance(body, dict) and bool(body.get("stream"))
+        if streams:
+            chunks = _anthropic_stream() if path.endswith("/messages") else _openai_stream(path)
+            return StreamingResponse(_paced(chunks, reply), media_type="text/event-stream")
+        return JSONResponse(_document(path, request.method, body))
+
+
+async def _paced(chunks: list[str], reply: Reply) -> AsyncIterator[str]:
+    for count, chunk in enumerate(chunks):
+        if reply.after_chunks is not None and count >= reply.after_chunks:
+            raise ConnectionResetError("scripted")
+        if reply.chunk_delay:
+            await asyncio.sleep(reply.chunk_delay)
+        yield chunk
+
+
+def _document(path: str, method: str, body: Any) -> dict[str, Any]:
+    model = body.get("model", "mock") if isinstance(body, dict) else "mock"
+    if path.endswith("/chat/completions"):
+        message = {"role": "assistant", "content": "".join(ANSWER)}
+        return {
+            "id": "chatcmpl-mock",
+            "object": "chat.completion",
+            "created": 1,
+            "model": model,
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11},
+        }
+    if path.endswith("/messages"):
+        return {
+            "id": "msg_mock",
+            "type": "message",
+            "role": "assistant",
+            "model": model,
+            "content": [{"type": "text", "text": "".join(ANSWER)}],
+            "stop_reason": "end_turn",
+            "stop_sequence": None,
+            "usage": {"input_tokens": 7, "output_tokens": 4},
+        }
+    if path.endswith("/embeddings"):
+        return {
+            "object": "list",
+            "model": model,
+            "data": [{"object": "embedding", "index": 0, "embedding": [0.1, 0.2]}],
+            "usage": {"prompt_tokens": 3, "total_tokens": 3},
+        }
+    if path.endswith("/responses"):
+        return _responses_document(model)
+    return _assistants_document(path, method, body)
+
+
+def _responses_document(model: str) -> dict[str, Any]:
+    content = [{"type": "output_text", "text": "".join(ANSWER), "annotations": []}]
+    return {
+        "id": "resp_mock",
+        "object": "response",
+        "created_at": 1,
+        "status": "completed",
+        "model": model,
+        "output": [
+            {"type": "message", "id": "msg_mock", "status": "completed", "role": "assistant", "content": content}
+        ],
+        "parallel_tool_calls": True,
+        "tool_choice": "auto",
+        "tools": [],
+        "usage": {"input_tokens": 7, "output_tokens": 4, "total_tokens": 11},
+    }
+
+
+def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
+    metadata = body.get("metadata") if isinstance(body, dict) else None
+    if "/runs" in path:
+        return {
+            "id": "run_mock",
+            "object": "thread.run",
+            "created_at": 1,
+            "assistant_id": "asst_mock",
+            "thread_id": "thread_mock",
+            "status": "completed",
+            "model": "mock",
+            "instructions": "",
+            "tools": [],
+            "metadata": {},
+        }
+    if path.endswith("/threads") or "/threads/" in path:
+        return {"id": "thread_mock", "object": "thread", "created_at": 1, "metadata": {}}
+    if "/batches" in path:
+        batch = {
+            "id": "batch_mock",
+            "object": "batch",
+            "endpoint": "/v1/chat/completions",
+            "input_file_id": "file-mock",
+            "completion_window": "24h",
+            "status": "validating",
+            "created_at": 1,
+            "metadata": metadata,
+        }
+        return batch if method == "POST" or not path.endswith("/batches") else {"object": "list", "data": [batch]}
+    if "/files" in path:
+        return {
+            "id": "file-mock",
+            "object": "file",
+            "bytes": 1,
+            "created_at": 1,
+            "filename": "mock.jsonl",
+            "purpose": "batch",
+            "status": "processed",
+        }
+    return {"object": "list", "data": [], "echo": {"path": path, "method": method}}
+
+
+def _openai_stream(path: str) -> list[str]:
+    if path.endswith("/responses"):
+        done = _responses_document("mock")
+        events: list[dict[str, Any]] = [
+            {"type": "response.created", "response": {**done, "status": "in_progress", "output": []}},
+            *(
+                {
+                    "type": "response.output_text.delta",
+                    "item_id": "msg_mock",
+                    "output_index": 0,
+                    "content_index": 0,
+                    "delta": word,
+                }
+                for word in ANSWER
+            ),
+            {"type": "response.completed", "response": done},
+        ]
+        return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+
+    def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
+        document = {
+            "id": "chatcmpl-mock",
+            "object": "chat.completion.chunk",
+            "created": 1,
+            "model": "mock",
+            "choices": [{"index": 0, "delta": delta, "finish_reason": finish}],
+        }
+        return f"data: {json.dumps(document)}\n\n"
+
+    words = [chunk({"content": word}) for word in ANSWER]
+    return [chunk({"role": "assistant", "content": ""}), *words, chunk({}, "stop"), "data: [DONE]\n\n"]
+
+
+def _anthropic_stream() -> list[str]:
+    message = {**_document("/v1/messages", "POST", {}), "content": [], "stop_reason": None}
+    events: list[dict[str, Any]] = [
+        {"type": "message_start", "message": message},
+        {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}},
+        *(
+            {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": word}}
+            for word in ANSWER
+        ),
+        {"type": "content_block_stop", "index": 0},
+        {
+            "type": "message_delta",
+            "delta": {"stop_reason": "end_turn", "stop_sequence": None},
+            "usage": {"output_tokens": 4},
+        },
+        {"type": "message_stop"},
+    ]
+    return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
