@@ -18,7 +18,8 @@ def account_of(processor: SpanProcessor) -> Account | None:
     endpoint = getattr(exporter, "_endpoint", None)
     if not isinstance(endpoint, str):
         return None
-    headers = getattr(exporter, "_headers", None) or {}
+    # The newer exporter keeps its headers on the client that it sends with.
+    headers = getattr(exporter, "_headers", None) or getattr(getattr(exporter, "_client", None), "_headers", None) or {}
     pairs = headers.items() if isinstance(headers, dict) else headers
     return endpoint.rstrip("/"), tuple(sorted((str(name).lower(), str(value)) for name, value in pairs))
 

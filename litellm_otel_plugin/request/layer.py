@@ -12,6 +12,7 @@ from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.record import RequestRecord, open_record
 from litellm_otel_plugin.request.server_span import (
     CLIENT_CLOSED_REQUEST,
+    FIRST_ERROR_STATUS,
     SERVER_ERROR_STATUS,
     WEBSOCKET_ACCEPTED,
     WEBSOCKET_REFUSED,
@@ -102,6 +103,11 @@ def _observe(record: RequestRecord, message: Message) -> Message:
         record.response_started = True
         record.status = message["status"]
         record.call_id = _header(message, CALL_ID_HEADER)
+        if record.status >= FIRST_ERROR_STATUS:
+            # An exception handler answers while its exception is being handled, and says what went wrong by that.
+            answered = sys.exc_info()[1]
+            if isinstance(answered, Exception):
+                record.failed_with(answered)
         stamp_response_start(record)
         return _with_trace_response(record, message)
     if kind == "http.response.body":

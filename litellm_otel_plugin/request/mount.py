@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.instrumentation import _semconv as contrib_semconv
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.semconv.attributes.http_attributes import HTTP_ROUTE
+from opentelemetry.util.http import parse_excluded_urls
 
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.layer import RequestLayer
@@ -61,7 +62,7 @@ def mount(
     with semconv.in_force(mounted):
         middleware = OpenTelemetryMiddleware(
             RequestLayer(stack),
-            excluded_urls=earlier.excluded_urls if earlier is not None else default_excluded_urls,
+            excluded_urls=earlier.excluded_urls if earlier is not None else parse_excluded_urls(default_excluded_urls),
             # Not the global one: where another SDK claimed that, the SERVER span would leave its own trace.
             tracer_provider=tracer_provider,
             default_span_details=SpanDetails(legacy_names=legacy_names),

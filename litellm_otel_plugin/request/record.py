@@ -31,6 +31,8 @@ class RequestRecord:
     authenticated: bool = False
     call_id: str | None = None
     exception: BaseException | None = None
+    # `error.type` as LiteLLM stamped it, before contrib puts a 5xx status in its place.
+    stamped_error: str | None = None
     status: int | None = None
     response_started: bool = False
     response_complete: bool = False

@@ -21,7 +21,7 @@ def route_template(scope: Mapping[str, Any], application: object) -> str | None:
     """
     inner = _matched_path(scope)
     if "app_root_path" not in scope:  # only a mount writes this
-        return inner
+        return inner or _path_of_endpoint(scope, application)
     mount = _mount_path(scope, application)
     if mount is None:
         return inner
@@ -42,6 +42,17 @@ def _matched_path(scope: Mapping[str, Any]) -> str | None:
         return None
     path = getattr(route, "path", None)
     return str(path) if path else None
+
+
+def _path_of_endpoint(scope: Mapping[str, Any], application: object) -> str | None:
+    """The template of a plain Starlette route: of those, FastAPI's router leaves only the endpoint behind."""
+    endpoint = scope.get("endpoint")
+    if endpoint is None:
+        return None
+    for route in getattr(application, "routes", ()):
+        if getattr(route, "endpoint", None) is endpoint and route.matches(scope)[0] is not Match.NONE:
+            return str(route.path)
+    return None
 
 
 def _mount_path(scope: Mapping[str, Any], application: object) -> str | None:

@@ -102,6 +102,7 @@ def stamp_response_start(record: RequestRecord) -> None:
     learn_route(record)
     if record.call_id is not None:
         record.span.set_attribute(CALL_ID, record.call_id)
+    record.stamped_error = _stamped_error(record)
 
 
 def stamp_outcome(record: RequestRecord) -> None:
@@ -137,12 +138,17 @@ def _stamp_error(record: RequestRecord) -> None:
         span.set_attribute(ERROR_TYPE, CLIENT_DISCONNECTED)
         span.set_status(Status(StatusCode.ERROR, CLIENT_DISCONNECTED))
         return
-    stamped = _attributes(record).get(ERROR_TYPE)
+    stamped = record.stamped_error or _stamped_error(record)
     if failed_status is None and record.exception is None and stamped is None:
         return
-    name = error_name(record.exception, str(stamped) if stamped is not None else None, failed_status)
+    name = error_name(record.exception, stamped, failed_status)
     if name is not None:
         span.set_attribute(ERROR_TYPE, name)
+
+
+def _stamped_error(record: RequestRecord) -> str | None:
+    stamped = _attributes(record).get(ERROR_TYPE)
+    return str(stamped) if stamped is not None else None
 
 
 def _attributes(record: RequestRecord) -> Mapping[str, Any]:

@@ -1,0 +1,118 @@
+"""SIGTERM and SIGINT with spans still queued: everything accepted arrives, inside the lifespan, within one deadline."""
+
+from __future__ import annotations
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.support.config import PLUGIN, config, provider_environment
+from tests.support.proxy import Proxy, trace_id_of
+from tests.support.receiver import Answer, OtlpReceiver
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.support.provider import MockProvider
+
+# Longer than any test waits: what arrives, the flush has delivered.
+QUEUED = {"OTEL_BSP_SCHEDULE_DELAY": "30000"}
+WHOLE_TRACE = {"SERVER", "CLIENT", "INTERNAL"}
+REQUESTS = 12
+
+
+@pytest.fixture
+def collector() -> Iterator[OtlpReceiver]:
+    with OtlpReceiver() as receiver:
+        yield receiver
+
+
+def _environment(provider: MockProvider, collector: OtlpReceiver) -> dict[str, str]:
+    return {**provider_environment(provider.url), "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **QUEUED}
+
+
+def _assert_whole(collector: OtlpReceiver, trace_ids: list[str]) -> None:
+    missing = {
+        trace_id: sorted(WHOLE_TRACE - {span.kind for span in collector.trace(trace_id)}) for trace_id in trace_ids
+    }
+    assert not {trace_id: kinds for trace_id, kinds in missing.items() if kinds}
+
+
+@pytest.mark.parametrize(
+    ("flags", "number"),
+    [
+        pytest.param([], signal.SIGTERM, id="uvicorn-sigterm"),
+        pytest.param([], signal.SIGINT, id="uvicorn-sigint"),
+        pytest.param(["--num_workers", "2"], signal.SIGTERM, id="uvicorn-2-workers", marks=pytest.mark.slow),
+        pytest.param(
+            ["--run_gunicorn", "--num_workers", "2"], signal.SIGTERM, id="gunicorn", marks=pytest.mark.slow
+        ),
+        pytest.param(["--run_granian"], signal.SIGTERM, id="granian", marks=pytest.mark.slow),
+        pytest.param(["--run_hypercorn"], signal.SIGTERM, id="hypercorn", marks=pytest.mark.slow),
+    ],
+)
+def test_everything_queued_is_delivered(
+    provider: MockProvider, collector: OtlpReceiver, flags: list[str], number: signal.Signals
+) -> None:
+    with Proxy(config(provider.url, PLUGIN), _environment(provider, collector), flags=flags) as proxy:
+        # The last response is still warm when the signal comes: its closing callback is queued inside LiteLLM.
+        trace_ids = [trace_id_of(proxy.chat(str(n), stream=n % 2 == 0)) for n in range(REQUESTS)]
+        assert collector.spans == []
+        proxy.stop(number)
+    _assert_whole(collector, trace_ids)
+
+
+@pytest.mark.slow
+def test_a_worker_that_reached_its_request_limit_delivers_before_it_goes(
+    provider: MockProvider, collector: OtlpReceiver
+) -> None:
+    flags = ["--num_workers", "2", "--max_requests_before_restart", "6"]
+    with Proxy(config(provider.url, PLUGIN), _environment(provider, collector), flags=flags) as proxy:
+        trace_ids = []
+        for n in range(REQUESTS):
+            proxy.wait_until_ready()  # a restarting worker answers nothing for some seconds
+            trace_ids.append(trace_id_of(proxy.chat(str(n))))
+        proxy.stop()
+    _assert_whole(collector, trace_ids)
+
+
+@pytest.mark.slow
+def test_each_worker_has_its_own_instance_id(provider: MockProvider, collector: OtlpReceiver) -> None:
+    with Proxy(
+        config(provider.url, PLUGIN), _environment(provider, collector), flags=["--num_workers", "2"]
+    ) as proxy:
+        for n in range(40):
+            proxy.client.get("/v1/models", headers={**proxy.headers, "connection": "close"}, params={"n": n})
+        proxy.stop()
+    instances = {span.resource["service.instance.id"] for span in collector.spans}
+    assert len(instances) == 2
+
+
+@pytest.mark.parametrize("seconds", [1.0, 3.0])
+def test_a_hung_collector_holds_the_stop_no_longer_than_the_deadline(
+    provider: MockProvider, collector: OtlpReceiver, seconds: float
+) -> None:
+    collector.script = lambda _count: Answer(hang=True)
+    environment = {**_environment(provider, collector), "LITELLM_OTEL_PLUGIN_SHUTDOWN_SECONDS": str(seconds)}
+    with Proxy(config(provider.url, PLUGIN), environment) as proxy:
+        proxy.chat()
+        time.sleep(0.5)
+        took = proxy.stop()
+        assert "not all spans were delivered" in proxy.log
+    assert took < seconds + 1
+
+
+@pytest.mark.slow
+def test_a_hung_collector_holds_no_gunicorn_worker_either(provider: MockProvider, collector: OtlpReceiver) -> None:
+    """gunicorn's own stop takes about two seconds, so the deadline is held against a stop with a healthy collector."""
+    environment = {**_environment(provider, collector), "LITELLM_OTEL_PLUGIN_SHUTDOWN_SECONDS": "2"}
+    took = {}
+    for hang in (False, True):
+        collector.script = lambda _count, hang=hang: Answer(hang=hang)
+        flags = ["--run_gunicorn", "--num_workers", "1"]
+        with Proxy(config(provider.url, PLUGIN), environment, flags=flags) as proxy:
+            proxy.chat()
+            took[hang] = proxy.stop()
+    assert took[True] < took[False] + 2 + 1
