@@ -54,6 +54,7 @@ class OtelPlugin(CustomLogger):
             record = current_record()
             if record is not None:
                 record.failed_with(original_exception)
+                learn_route(record)
 
 
 def request_sent_unannounced(method: str) -> None:

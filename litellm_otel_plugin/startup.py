@@ -162,6 +162,8 @@ def _published(installation: Installation, logger: Any) -> None:
         if console_is_wanted(installation.settings.console, backends=len(backends)):
             draw_on_console(logger.tracer_provider, shows_content=upstream.captures_content(logger))
             backends.append(("console", None))
+    with contained("dropping the MCP SDK's message spans"):
+        upstream.drop_mcp_message_spans()
     with contained("mounting the request layer"):
         _mount(installation, logger.tracer_provider)
     if not installation.announced:

@@ -11,13 +11,14 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
     from types import ModuleType
 
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -99,6 +100,12 @@ PROVIDER_CLIENT = Seam(
     "no hook",
     lost="litellm.preprocessing.duration_ms and litellm.attempts for those",
 )
+MCP_MESSAGE_SPAN = Seam(
+    "mcp.server._otel",
+    "otel_span",
+    purpose="the MCP SDK's own span of each message: a second SERVER span, in the trace that the client names",
+    lost="one SERVER span per MCP request",
+)
 APPLICATION = Seam(
     PROXY_MODULE,
     "app",
@@ -129,6 +136,7 @@ SEAMS = (
     SHUTDOWN,
     AUTHENTICATED,
     PROVIDER_CLIENT,
+    MCP_MESSAGE_SPAN,
     RESOURCE,
     PROVIDER,
     APPLICATION,
@@ -147,8 +155,13 @@ class SeamMissing(RuntimeError):  # noqa: N818 - it is a state of the world befo
 
 def litellm_version() -> str:
     """The installed LiteLLM."""
+    return installed_version("litellm")
+
+
+def installed_version(distribution: str) -> str:
+    """The version of a distribution, read without importing it."""
     try:
-        return version("litellm")
+        return version(distribution)
     except PackageNotFoundError:
         return "(not installed)"
 
@@ -264,6 +277,25 @@ def wrap_provider_client(notice: Callable[[str], None]) -> None:
         return original(self, cast_to, options, *args, **kwargs)
 
     client.request = request
+
+
+def drop_mcp_message_spans() -> None:
+    """Let the MCP SDK make no span of its own for a message that it serves.
+
+    It would be a second SERVER span beside the request's, and it takes its parent from the client's message. LiteLLM
+    makes a span of each message too, in the request's trace.
+    """
+    try:
+        _take(MCP_MESSAGE_SPAN)
+    except SeamMissing:
+        return  # an SDK that makes none, or none installed
+    from opentelemetry.trace import INVALID_SPAN  # noqa: PLC0415 - loaded with the SDK
+
+    @contextmanager
+    def otel_span(*_: Any, **__: Any) -> Iterator[Any]:
+        yield INVALID_SPAN
+
+    _put(MCP_MESSAGE_SPAN, otel_span)
 
 
 def wrap_resource(attributes: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ from opentelemetry.instrumentation import _semconv as contrib_semconv
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.semconv.attributes.http_attributes import HTTP_ROUTE
 from opentelemetry.util.http import parse_excluded_urls
+from starlette.middleware.errors import ServerErrorMiddleware
 
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.layer import RequestLayer
@@ -61,7 +62,9 @@ def mount(
     semconv = _SemanticConventions(legacy_names=legacy_names)
     with semconv.in_force(mounted):
         middleware = OpenTelemetryMiddleware(
-            RequestLayer(stack),
+            # Starlette's innermost net answers what even LiteLLM's exception handlers fail on. Without it the server
+            # would, outside of the trace; with it, contrib has always had one in the same place.
+            RequestLayer(ServerErrorMiddleware(stack)),
             excluded_urls=earlier.excluded_urls if earlier is not None else parse_excluded_urls(default_excluded_urls),
             # Not the global one: where another SDK claimed that, the SERVER span would leave its own trace.
             tracer_provider=tracer_provider,

@@ -26,6 +26,7 @@ def models(provider_url: str) -> list[dict[str, Any]]:
             "model_name": "canned",
             "litellm_params": {"model": "openai/canned", "api_key": "x", "mock_response": "Canned."},
         },
+        {"model_name": "threaded", "litellm_params": {"model": "threaded/mock"}},
     ]
 
 
@@ -33,7 +34,15 @@ def config(provider_url: str, *callbacks: str, **more: Any) -> dict[str, Any]:
     """A whole config.yaml. ``more`` is merged into its sections."""
     document: dict[str, Any] = {
         "model_list": models(provider_url),
-        "litellm_settings": {"callbacks": list(callbacks), "num_retries": 0},
+        "litellm_settings": {
+            "callbacks": list(callbacks),
+            "num_retries": 0,
+            "custom_provider_map": [
+                {"provider": "threaded", "custom_handler": "tests.support.threaded_provider.threaded"}
+            ],
+        },
+        # A deployment that has just failed is asked again: the next test scripts its own failure.
+        "router_settings": {"disable_cooldowns": True, "num_retries": 0},
         "general_settings": {},
         # OpenAI's own API stands behind batches, files, threads, assistants and the OpenAI pass-through.
         "files_settings": [
