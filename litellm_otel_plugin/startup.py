@@ -23,7 +23,7 @@ from litellm_otel_plugin.announcement import announce
 from litellm_otel_plugin.backends.accounts import without_known_accounts
 from litellm_otel_plugin.console import console_is_wanted, draw_on_console
 from litellm_otel_plugin.guard import contained, guard
-from litellm_otel_plugin.request.mount import MountError, mount
+from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.settings import load_settings, unknown_names
 from litellm_otel_plugin.shutdown import flush_everything
 
@@ -98,6 +98,11 @@ def _arrange(installation: Installation) -> None:
         return
     from litellm_otel_plugin.hooks import request_authenticated, request_sent_unannounced  # noqa: PLC0415 - as above
 
+    with _switching_off(installation):
+        upstream.wrap_publish(lambda: _choose_logger(installation), lambda logger: _published(installation, logger))
+    if installation.off:  # LiteLLM stays as it is: its v2 tracing without our part of it loses half of each trace
+        announce(installation.off, installation.notes, [])
+        return
     upstream.enable_v2()
     arrangements: tuple[Callable[[], None], ...] = (
         lambda: upstream.wrap_resource({SERVICE_INSTANCE_ID: str(uuid.uuid4())}),
@@ -105,15 +110,10 @@ def _arrange(installation: Installation) -> None:
         lambda: upstream.wrap_authenticated(request_authenticated),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
         lambda: upstream.wrap_shutdown(lambda: flush_everything(installation.settings.shutdown_seconds)),
-        lambda: upstream.wrap_publish(
-            lambda: _choose_logger(installation), lambda logger: _published(installation, logger)
-        ),
     )
     for arrangement in arrangements:
         with _switching_off(installation):
             arrangement()
-    if upstream.PUBLISH.lost in installation.off:
-        announce(installation.off, installation.notes, [])
 
 
 def _choose_logger(installation: Installation) -> Any:
@@ -177,6 +177,9 @@ def _mount(installation: Installation, provider: TracerProvider) -> None:
     with _switching_off(installation):
         excluded_urls = upstream.excluded_urls()
     with _switching_off(installation):
+        # Only here: where the instrumentation is not as we know it, the rest of the plugin still starts.
+        from litellm_otel_plugin.request.mount import mount  # noqa: PLC0415
+
         mounted = mount(
             upstream.application(),
             tracer_provider=provider,
@@ -193,7 +196,7 @@ def _switching_off(installation: Installation) -> Iterator[None]:
         yield
     except upstream.SeamMissing as missing:
         installation.off[missing.seam.lost] = str(missing)
-    except MountError as error:
+    except (ImportError, ChainError) as error:
         installation.off[upstream.APPLICATION.lost] = str(error)
 
 

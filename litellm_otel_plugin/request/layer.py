@@ -19,6 +19,7 @@ from litellm_otel_plugin.request.server_span import (
     stamp_outcome,
     stamp_response_start,
 )
+from litellm_otel_plugin.request.span_details import request_method
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
@@ -94,7 +95,7 @@ def _open(scope: Scope) -> RequestRecord | None:
     scope[FASTAPI_TELEMETRY_KEY] = None
     span = trace.get_current_span()
     # Contrib makes no span for an excluded path.
-    return open_record(scope, span) if span.get_span_context().is_valid else None
+    return open_record(scope, span, request_method(scope)) if span.get_span_context().is_valid else None
 
 
 def _observe(record: RequestRecord, message: Message) -> Message:

@@ -19,9 +19,10 @@ from opentelemetry.util.http import parse_excluded_urls
 from starlette.middleware.errors import ServerErrorMiddleware
 
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.request.layer import RequestLayer
 from litellm_otel_plugin.request.record import current_record
-from litellm_otel_plugin.request.server_span import SpanDetails
+from litellm_otel_plugin.request.span_details import SpanDetails
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 CONTRIB_PACKAGE = "opentelemetry.instrumentation."
 # LiteLLM's request hook rewrites the route of a pass-through to its raw path, one name per path ever requested.
 HOOKS_NOT_KEPT = frozenset({"_passthrough_span_name_hook"})
-
-
-class MountError(RuntimeError):
-    """The application's middleware chain is not as we know it. The text says what is missing."""
 
 
 @dataclass
@@ -54,7 +51,7 @@ def mount(
     """Put contrib's middleware and our layer around ``application``; a second call changes nothing."""
     stack = getattr(application, "middleware_stack", None)
     if stack is None:
-        raise MountError("the application's middleware stack does not exist yet")
+        raise ChainError("the application's middleware stack does not exist yet")
     mounted = Mounted()
     if isinstance(getattr(stack, "app", None), RequestLayer):
         return mounted

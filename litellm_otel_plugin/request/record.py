@@ -25,6 +25,7 @@ class RequestRecord:
 
     scope: MutableMapping[str, Any]
     span: Span
+    method: str = "GET"
     application: object = None
     handoffs: Handoffs = field(default_factory=Handoffs)
     route: str | None = None
@@ -54,8 +55,8 @@ def current_record() -> RequestRecord | None:
     return record if record is not None and not record.finished else None
 
 
-def open_record(scope: MutableMapping[str, Any], span: Span) -> RequestRecord:
+def open_record(scope: MutableMapping[str, Any], span: Span, method: str) -> RequestRecord:
     """Begin the record of a request, in the context of the task that serves it."""
-    record = RequestRecord(scope=scope, span=span, application=scope.get("app"))
+    record = RequestRecord(scope=scope, span=span, method=method, application=scope.get("app"))
     _record.set(record)
     return record

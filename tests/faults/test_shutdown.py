@@ -46,9 +46,7 @@ def _assert_whole(collector: OtlpReceiver, trace_ids: list[str]) -> None:
         pytest.param([], signal.SIGTERM, id="uvicorn-sigterm"),
         pytest.param([], signal.SIGINT, id="uvicorn-sigint"),
         pytest.param(["--num_workers", "2"], signal.SIGTERM, id="uvicorn-2-workers", marks=pytest.mark.slow),
-        pytest.param(
-            ["--run_gunicorn", "--num_workers", "2"], signal.SIGTERM, id="gunicorn", marks=pytest.mark.slow
-        ),
+        pytest.param(["--run_gunicorn", "--num_workers", "2"], signal.SIGTERM, id="gunicorn", marks=pytest.mark.slow),
         pytest.param(["--run_granian"], signal.SIGTERM, id="granian", marks=pytest.mark.slow),
         pytest.param(["--run_hypercorn"], signal.SIGTERM, id="hypercorn", marks=pytest.mark.slow),
     ],
@@ -80,9 +78,7 @@ def test_a_worker_that_reached_its_request_limit_delivers_before_it_goes(
 
 @pytest.mark.slow
 def test_each_worker_has_its_own_instance_id(provider: MockProvider, collector: OtlpReceiver) -> None:
-    with Proxy(
-        config(provider.url, PLUGIN), _environment(provider, collector), flags=["--num_workers", "2"]
-    ) as proxy:
+    with Proxy(config(provider.url, PLUGIN), _environment(provider, collector), flags=["--num_workers", "2"]) as proxy:
         for n in range(40):
             proxy.client.get("/v1/models", headers={**proxy.headers, "connection": "close"}, params={"n": n})
         proxy.stop()
@@ -106,11 +102,12 @@ def test_a_hung_collector_holds_the_stop_no_longer_than_the_deadline(
 
 @pytest.mark.slow
 def test_a_hung_collector_holds_no_gunicorn_worker_either(provider: MockProvider, collector: OtlpReceiver) -> None:
-    """gunicorn's own stop takes about two seconds, so the deadline is held against a stop with a healthy collector."""
+    """Gunicorn's own stop takes about two seconds, so the deadline is held against a stop with a healthy collector."""
     environment = {**_environment(provider, collector), "LITELLM_OTEL_PLUGIN_SHUTDOWN_SECONDS": "2"}
     took = {}
     for hang in (False, True):
-        collector.script = lambda _count, hang=hang: Answer(hang=hang)
+        answer = Answer(hang=hang)
+        collector.script = lambda _count, answer=answer: answer  # type: ignore[misc]  # the loop's own value
         flags = ["--run_gunicorn", "--num_workers", "1"]
         with Proxy(config(provider.url, PLUGIN), environment, flags=flags) as proxy:
             proxy.chat()

@@ -64,6 +64,7 @@ def _messages(**more: Any) -> dict[str, Any]:
     return {"model": "claude", "max_tokens": 9, "messages": [{"role": "user", "content": "hi"}], **more}
 
 
+UNKNOWN = _chat(model="unknown")
 BATCH = {"input_file_id": "file-a", "endpoint": "/v1/chat/completions", "completion_window": "24h"}
 
 
@@ -129,14 +130,14 @@ def _assert_always(span: ReceivedSpan, response: httpx.Response) -> None:
         ("POST", "/v1/chat/completions", _chat(), 200, "/v1/chat/completions", None, True),
         ("POST", "/v1/chat/completions", _chat(stream=True), 200, "/v1/chat/completions", None, True),
         ("POST", "/v1/chat/completions", b'{"model": ', 400, "/v1/chat/completions", "JSONDecodeError", False),
-        ("POST", "/v1/chat/completions", _chat(model="x"), 400, "/v1/chat/completions", "ProxyModelNotFoundError", False),
+        ("POST", "/v1/chat/completions", UNKNOWN, 400, "/v1/chat/completions", "ProxyModelNotFoundError", False),
         ("PUT", "/v1/chat/completions", None, 405, "/v1/chat/completions", "405", False),
         ("GET", "/nope?key=sk-secret", None, 404, None, "404", False),
         ("POST", "/key/generate", {"duration": [1]}, 422, "/key/generate", "RequestValidationError", False),
         ("GET", "/v1/models", None, 200, "/v1/models", None, False),
     ],
 )  # fmt: skip
-def test_every_outcome(  # noqa: PLR0913 - one row of the table
+def test_every_outcome(
     gateway: Gateway,
     method: str,
     path: str,
@@ -245,7 +246,7 @@ def test_two_failures_are_each_one_exception_event(gateway: Gateway) -> None:
             assert [event.name for event in span.events].count("exception") == (1 if span.status == "ERROR" else 0)
 
 
-# --- preprocessing, on every door --------------------------------------------------------------------------------------
+# --- preprocessing, on every door -----------------------------------------------------------------------------------
 
 
 @pytest.mark.whole_request
@@ -338,7 +339,7 @@ def test_a_provider_that_is_driven_in_a_thread(gateway: Gateway) -> None:
     assert span.attributes["litellm.attempts"] == 1
 
 
-# --- what a client sees ------------------------------------------------------------------------------------------------
+# --- what a client sees ---------------------------------------------------------------------------------------------
 
 
 def test_the_openai_client(gateway: Gateway) -> None:
@@ -371,9 +372,7 @@ def test_the_anthropic_client(gateway: Gateway) -> None:
     assert [block.text for block in answer.parse().content if block.type == "text"] == ["The answer is 42."]
     trace_id = answer.headers["traceresponse"].split("-")[1]
     assert len(gateway.trace(trace_id, kinds=("SERVER", "CLIENT"))) == 4
-    with client.messages.stream(
-        model="claude", max_tokens=9, messages=[{"role": "user", "content": "hi"}]
-    ) as stream:
+    with client.messages.stream(model="claude", max_tokens=9, messages=[{"role": "user", "content": "hi"}]) as stream:
         assert stream.get_final_text() == "The answer is 42."
 
 

@@ -10,7 +10,6 @@ import pytest
 
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.gateway import running
-from tests.support.provider import MockProvider
 from tests.support.proxy import Proxy
 from tests.support.receiver import OtlpReceiver
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.support.gateway import Gateway
+    from tests.support.provider import MockProvider
 
 HOOK = {"LITELLM_WORKER_STARTUP_HOOKS": "litellm_otel_plugin.startup:install"}
 WHOLE = ["CLIENT", "INTERNAL", "INTERNAL", "SERVER"]
@@ -92,10 +92,8 @@ def test_it_stands_aside(callbacks: list[str], environment: dict[str, str], sett
         assert not gateway.collector.spans
         said = [line for line in gateway.proxy.log.splitlines() if line.startswith("litellm-otel-plugin:")]
         if "LITELLM_OTEL_V2" in environment:
-            assert said == [
-                "litellm-otel-plugin: LiteLLM's v2 tracing is switched off with LITELLM_OTEL_V2: "
-                "the plugin stands aside"
-            ]
+            reason = "LiteLLM's v2 tracing is switched off with LITELLM_OTEL_V2"
+            assert said == [f"litellm-otel-plugin: {reason}: the plugin stands aside"]
         else:
             assert said == []
 
@@ -108,9 +106,7 @@ def test_the_operators_own_provider_is_used(callbacks: list[str]) -> None:
         if callbacks == [PLUGIN]:
             # As with opentelemetry-instrument: both read the same variables, and write to the same account.
             environment["OTEL_EXPORTER_OTLP_ENDPOINT"] = theirs.url
-        with running(
-            environment=environment, program=program, litellm_settings={"callbacks": callbacks}
-        ) as gateway:
+        with running(environment=environment, program=program, litellm_settings={"callbacks": callbacks}) as gateway:
             assert "an OpenTelemetry SDK provider was already set" in gateway.proxy.log
             gateway.proxy.chat()
             spans = theirs.wait_until(lambda spans: {span.kind for span in spans} >= set(WHOLE))
@@ -140,9 +136,7 @@ def test_a_bad_setting_stops_the_start_with_one_message(
         assert proxy.process.wait(60) != 0
         log = proxy.log
     assert SECRET not in log
-    (at,) = {
-        n for n, line in enumerate(log.splitlines()) if line.endswith("cannot start with these settings:")
-    } or {-1}
+    (at,) = {n for n, line in enumerate(log.splitlines()) if line.endswith("cannot start with these settings:")} or {-1}
     problems = [line for line in log.splitlines()[at + 1 :] if line.startswith("  ") and ": " in line][:named]
     assert at >= 0
     assert len(problems) == named
@@ -173,7 +167,7 @@ def test_legacy_names_and_metrics(provider: MockProvider) -> None:
         assert {resource.get("service.instance.id") for resource, _ in points} == {span.resource["service.instance.id"]}
 
 
-# --- the embedded default ----------------------------------------------------------------------------------------------
+# --- the embedded default -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -230,4 +224,3 @@ def test_the_package_and_the_command_need_no_litellm() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.startswith("litellm-otel-plugin ")
-

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from opentelemetry.sdk.trace import ReadableSpan
-    from opentelemetry.sdk.trace.id_generator import IdGenerator
 
 MS = 1_000_000
 
@@ -43,12 +42,10 @@ def _request(provider: TracerProvider, *, failed: bool = False) -> None:
     attributes: dict[str, Any] = {"http.response.status_code": status, "litellm.preprocessing.duration_ms": 12.5}
     if failed:
         attributes |= {"error.type": "RateLimitError", "error.code": "429"}
-    server = tracer.start_span(
-        "POST /v1/chat/completions", kind=SpanKind.SERVER, attributes=attributes, start_time=0
-    )
+    server = tracer.start_span("POST /v1/chat/completions", kind=SpanKind.SERVER, attributes=attributes, start_time=0)
     below = set_span_in_context(server)
     tracer.start_span("auth /v1/chat/completions", context=below, start_time=1 * MS).end(10 * MS)
-    llm = {
+    llm: dict[str, Any] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.request.model": "gpt-4o",
         "gen_ai.usage.input_tokens": 7,
@@ -66,8 +63,7 @@ def _request(provider: TracerProvider, *, failed: bool = False) -> None:
 
 def _spans(*, failed: bool = False) -> Sequence[ReadableSpan]:
     memory = SpanMemory()
-    ids: IdGenerator = _Ids()  # type: ignore[assignment]  # its base class would only add abstract methods
-    memory.provider.id_generator = ids
+    memory.provider.id_generator = _Ids()  # type: ignore[assignment]  # the base class would add nothing
     _request(memory.provider, failed=failed)
     return sorted(memory.spans, key=lambda span: span.start_time or 0)
 
@@ -75,8 +71,7 @@ def _spans(*, failed: bool = False) -> Sequence[ReadableSpan]:
 def test_a_waterfall() -> None:
     assert [line.plain for line in waterfall(_spans())] == [
         "── trace 00000000000000000000000000000abc ",
-        "POST /v1/chat/completions              ████████████████████████████████     100.0 ms  "
-        "200 12.5 ms before the provider",
+        f"POST /v1/chat/completions              {'█' * 32}     100.0 ms  200 12.5 ms before the provider",
         "  auth /v1/chat/completions            ███                                    9.0 ms",
         "  chat gpt-4o                                ███████████████████████         70.0 ms  gpt-4o 7→4 tokens",
     ]

@@ -31,18 +31,19 @@ def test_under_test_our_own_errors_are_raised() -> None:
 def test_a_failure_is_counted_said_once_a_minute_and_forgotten(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = 0.0
-    monkeypatch.setattr("litellm_otel_plugin.guard.time.monotonic", lambda: now)
+    now = [0.0]
+    monkeypatch.setattr("litellm_otel_plugin.guard.time.monotonic", lambda: now[0])
 
     def fail() -> None:
         with contained("talking"):
             raise ValueError("the value is secret")
 
     with caplog.at_level(logging.ERROR, logger="litellm_otel_plugin"):
-        for now in (0.0, 1.0, 59.9):
+        for seconds in (0.0, 1.0, 59.9):
+            now[0] = seconds
             fail()
         assert len(caplog.records) == 1
-        now = 60.0
+        now[0] = 60.0
         fail()
     assert guard.counts["talking"] == 4
     assert [record.message.split(":")[0] for record in caplog.records] == [

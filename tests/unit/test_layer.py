@@ -19,8 +19,9 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from litellm_otel_plugin.guard import guard
+from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.request.layer import RequestLayer
-from litellm_otel_plugin.request.mount import MountError, mount
+from litellm_otel_plugin.request.mount import mount
 from litellm_otel_plugin.request.record import current_record
 from tests.support.spans import SpanMemory
 
@@ -144,7 +145,7 @@ async def test_every_outcome_is_stamped(
     assert stamped["http.response.status_code"] == response.status_code
     assert type(stamped["http.response.status_code"]) is int
     assert ("http.route" in stamped) == (" " in name)
-    assert stamped["url.path"] == path.split("?")[0]
+    assert stamped["url.path"] == path.split("?", maxsplit=1)[0]
     assert (stamped["url.scheme"], stamped["server.address"], stamped["server.port"]) == (
         "http",
         "gateway.example",
@@ -327,9 +328,7 @@ async def _start_then_wait_for_the_client(scope: Any, receive: Any, send: Any) -
     await _wait_for_the_client(scope, receive, send)
 
 
-@pytest.mark.parametrize(
-    ("endpoint", "status"), [(_wait_for_the_client, 499), (_start_then_wait_for_the_client, 200)]
-)
+@pytest.mark.parametrize(("endpoint", "status"), [(_wait_for_the_client, 499), (_start_then_wait_for_the_client, 200)])
 async def test_a_client_that_left(memory: SpanMemory, endpoint: Any, status: int) -> None:
     app = FastAPI()
     app.mount("/slow", endpoint)
@@ -359,7 +358,7 @@ async def test_a_cancelled_request_stays_cancelled_and_ends_its_span(memory: Spa
 
 
 async def test_messages_pass_untouched(memory: SpanMemory) -> None:
-    sent = [
+    sent: list[dict[str, Any]] = [
         {"type": "http.response.start", "status": 200, "headers": [(b"x-one", b"1")], "trailers": False},
         {"type": "http.response.body", "body": b"\x00\xff half", "more_body": True},
         {"type": "http.response.body", "body": b""},
@@ -457,7 +456,7 @@ async def test_litellms_renaming_of_pass_through_routes_is_not_kept(memory: Span
 
 
 def test_an_application_without_a_stack_is_refused(memory: SpanMemory) -> None:
-    with pytest.raises(MountError):
+    with pytest.raises(ChainError):
         mount(FastAPI(), tracer_provider=memory.provider, legacy_names=False, default_excluded_urls="")
 
 

@@ -29,7 +29,10 @@ def test_credentials_leave_the_query(query: str, redacted: str) -> None:
         ("https://user:pass@collector:4318/v1/traces", "https://collector:4318/v1/traces"),
         ("https://collector/v1/traces?api_key=abc#frag", "https://collector/v1/traces"),
         ("https://collector/ingest/dt0c01abcdefghijklmnop1234/v1/traces", "https://collector/ingest/…/v1/traces"),
-        ("https://otlp-gateway-prod-eu-west-2.grafana.net/otlp", "https://otlp-gateway-prod-eu-west-2.grafana.net/otlp"),
+        (
+            "https://otlp-gateway-prod-eu-west-2.grafana.net/otlp",
+            "https://otlp-gateway-prod-eu-west-2.grafana.net/otlp",
+        ),
         ("collector:4317", "collector:4317"),
         ("http://[::1]:4318", "http://[::1]:4318"),
         ("http://host:port", "an endpoint that is no URL"),

@@ -83,7 +83,7 @@ async def test_a_root_path_is_no_part_of_the_template() -> None:
     sub.get("/tools")(_answer)
     app.mount("/mcp", sub)
     for path, template in (("/gateway/v1/models", "/v1/models"), ("/gateway/mcp/tools", "/mcp/tools")):
-        scopes = []
+        scopes: list[Any] = []
 
         async def spy(scope: Any, receive: Any, send: Any, scopes: list[Any] = scopes) -> None:
             scopes.append(scope)

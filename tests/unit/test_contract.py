@@ -1,0 +1,139 @@
+"""What we use of LiteLLM's and OpenTelemetry's insides is there, and is what we take it for."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.instrumentation import _semconv
+from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+
+from litellm_otel_plugin import upstream
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+pytestmark = [pytest.mark.contract, pytest.mark.filterwarnings("ignore")]  # LiteLLM's imports warn of its own affairs
+
+
+@pytest.fixture(scope="module")
+def proxy_server() -> ModuleType:
+    from litellm.proxy import proxy_server  # noqa: PLC0415 - the whole proxy, loaded for these tests only
+
+    module: ModuleType = proxy_server
+    return module
+
+
+def _parameters(function: Any) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.usefixtures("proxy_server")
+@pytest.mark.parametrize("seam", upstream.SEAMS, ids=lambda seam: seam.name)
+def test_a_seam_is_there(seam: upstream.Seam) -> None:
+    if seam is upstream.MCP_MESSAGE_SPAN:
+        pytest.importorskip("mcp.server._otel", reason="an MCP SDK that makes no span of a message")
+    assert upstream._take(seam) is not None
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_what_the_seams_are_called_with() -> None:
+    publish = upstream._take(upstream.PUBLISH)
+    assert _parameters(publish) == ["in_memory_loggers", "set_global_provider", "registered"]
+    assert inspect.iscoroutinefunction(upstream._take(upstream.SHUTDOWN))
+    assert _parameters(upstream._take(upstream.RESOURCE)) == ["config"]
+    assert _parameters(upstream._take(upstream.PROVIDER))[0] == "config"
+    assert callable(upstream._take(upstream.STARTUP_LOGGING).initialize_startup_logging)
+    assert inspect.iscoroutinefunction(upstream._take(upstream.LOGGING_WORKER).flush)
+    assert isinstance(upstream._take(upstream.EXCLUDED_URLS), str)
+    assert _parameters(upstream._take(upstream.PROVIDER_CLIENT).request)[:3] == ["self", "cast_to", "options"]
+
+
+def test_the_switch_is_cached_and_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    flag = upstream._v2_flag()
+    for value, refused in (("false", True), ("0", True), ("true", False), ("nonsense", True), (None, False)):
+        monkeypatch.delenv(upstream.V2_SWITCH, raising=False)
+        if value is not None:
+            monkeypatch.setenv(upstream.V2_SWITCH, value)
+        flag.cache_clear()
+        assert upstream.v2_is_refused() is refused, value
+    monkeypatch.delenv(upstream.V2_SWITCH, raising=False)
+    upstream.enable_v2()
+    assert flag() is True
+    monkeypatch.delenv(upstream.V2_SWITCH)
+    flag.cache_clear()
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_a_logger_can_be_moved_to_another_provider() -> None:
+    from litellm.integrations.otel.logger import OpenTelemetryV2  # noqa: PLC0415 - as above
+    from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+
+    logger = OpenTelemetryV2(OpenTelemetryV2Config(exporter="in_memory"))
+    ended: list[str] = []
+    operators = TracerProvider(shutdown_on_exit=False)
+    before = logger.tracer_provider._active_span_processor._span_processors
+    assert list(upstream.adopt_provider(logger, operators)) == list(before)
+    assert logger.tracer_provider is operators
+    for tracer in (logger.tracer, logger._emitter._tracer):
+        with tracer.start_as_current_span("probe") as span:
+            ended.append(f"{span.resource is operators.resource}")
+    assert ended == ["True", "True"]
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_an_unconfigured_exporter_is_told_from_a_chosen_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415 - as above
+
+    for name in ("OTEL_EXPORTER", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    assert [upstream._is_placeholder(spec) for spec in OpenTelemetryV2Config().exporters] == [True]
+    monkeypatch.setenv("OTEL_EXPORTER", "console")
+    assert [upstream._is_placeholder(spec) for spec in OpenTelemetryV2Config().exporters] == [False]
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@collector:4318")
+    logger = type("Logger", (), {"config": OpenTelemetryV2Config()})
+    assert upstream.configured_exporters(logger) == [("otlp_http", "http://user:secret@collector:4318/v1/traces")]
+
+
+def test_a_logging_object_describes_one_call() -> None:
+    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 - as above
+
+    def call() -> Any:
+        return Logging("m", [], False, "completion", None, "same-id", "f")  # noqa: FBT003 - LiteLLM's signature
+
+    one, other = call(), call()
+    own = upstream.own_call({"litellm_logging_obj": one})
+    assert own is not None
+    assert own.call_id == "same-id"
+    assert own.is_described_by(one.model_call_details)
+    assert not own.is_described_by(other.model_call_details)
+    assert own.first_handoff_at() is None
+    one.pre_call(input="", api_key="")
+    assert isinstance(own.first_handoff_at(), float)
+    one.model_call_details["first_api_call_start_time"] = "2020-01-01"  # as a client's body could carry it
+    assert own.first_handoff_at() is None
+    other.model_call_details["litellm_no_upstream_llm_call"] = True
+    assert upstream.reached_no_provider(other.model_call_details)
+    other.pre_call(input="", api_key="")
+    rejected = upstream.own_call({"litellm_logging_obj": other})
+    assert rejected is not None
+    assert rejected.first_handoff_at() is None
+
+
+def test_the_instrumentation_has_what_we_reach_for() -> None:
+    assert _parameters(OpenTelemetryMiddleware._set_server_span) == [
+        "self",
+        "server_span",
+        "message",
+        "status_code",
+        "duration_attrs",
+    ]
+    stability = _semconv._OpenTelemetrySemanticConventionStability
+    stability._initialize()  # type: ignore[no-untyped-call]
+    assert _semconv._OpenTelemetryStabilitySignalType.HTTP in stability._OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING
+    assert {"HTTP", "HTTP_DUP"} <= set(_semconv._StabilityMode.__members__)
+    assert {"excluded_urls", "default_span_details", "exclude_spans", "tracer_provider"} <= set(
+        _parameters(OpenTelemetryMiddleware)
+    )
