@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from opentelemetry.sdk.trace import SpanProcessor
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
-from opentelemetry.semconv.attributes.http_attributes import HTTP_RESPONSE_STATUS_CODE
+from opentelemetry.semconv.attributes.http_attributes import HTTP_RESPONSE_STATUS_CODE, HTTP_ROUTE
+from opentelemetry.semconv.attributes.url_attributes import URL_PATH
 from opentelemetry.trace import SpanKind, StatusCode
 from rich.console import Console
 from rich.text import Text
@@ -37,8 +38,11 @@ SECONDS_TO_GIVE_UP = 60.0
 MOST_SPANS_QUEUED = 10_000
 MOST_OPEN_TRACES = 500
 
-NAME_WIDTH = 38
-BAR_WIDTH = 32
+# Name and bar leave some 35 columns for duration and facts. A terminal narrower than the wide pair needs gets the
+# narrow one, which fits 80 columns.
+WIDE_TERMINAL = 120
+WIDE = (38, 32)
+NARROW = (27, 12)
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 
 GENAI_OPERATION = "gen_ai.operation.name"
@@ -152,14 +156,18 @@ class ConsoleProcessor(SpanProcessor):
             del self._open[trace_id]
             spans = sorted(trace.spans, key=lambda span: span.start_time or 0)
             if self._console.is_terminal:
-                for line in waterfall(spans, shows_content=self._shows_content):
+                columns = self._console.width
+                for line in waterfall(spans, columns=columns, shows_content=self._shows_content):
                     self._console.print(line)
             else:
                 self._console.print(one_line(spans))
 
 
-def waterfall(spans: Sequence[ReadableSpan], *, shows_content: bool = False) -> list[Text]:
+def waterfall(
+    spans: Sequence[ReadableSpan], *, columns: int = WIDE_TERMINAL, shows_content: bool = False
+) -> list[Text]:
     """One line per span: indented name, bar on the trace's time axis, duration, and what is worth knowing."""
+    name_width, bar_width = WIDE if columns >= WIDE_TERMINAL else NARROW
     start = min(span.start_time or 0 for span in spans)
     end = max(span.end_time or 0 for span in spans)
     root = spans[0].get_span_context()
@@ -169,11 +177,11 @@ def waterfall(spans: Sequence[ReadableSpan], *, shows_content: bool = False) -> 
         failed = _failed(span)
         style = "bold red" if failed else ""
         label = f"{'  ' * depth}{span.name}"
-        label = label if len(label) <= NAME_WIDTH else f"{label[: NAME_WIDTH - 1]}…"
+        label = label if len(label) <= name_width else f"{label[: name_width - 1]}…"
         line = Text()
-        line.append(label.ljust(NAME_WIDTH), style=style)
+        line.append(label.ljust(name_width), style=style)
         line.append(" ")
-        line.append(_bar(span, start, end), style="red" if failed else "cyan")
+        line.append(_bar(span, start, end, bar_width), style="red" if failed else "cyan")
         line.append(f" {_milliseconds(span):>9.1f} ms", style=style)
         facts = _facts(span)
         if facts:
@@ -212,11 +220,11 @@ def _in_tree_order(spans: Sequence[ReadableSpan]) -> list[tuple[ReadableSpan, in
     return ordered
 
 
-def _bar(span: ReadableSpan, start: int, end: int) -> str:
+def _bar(span: ReadableSpan, start: int, end: int, width: int) -> str:
     total = max(end - start, 1)
-    first = min(BAR_WIDTH - 1, int(((span.start_time or start) - start) / total * BAR_WIDTH))
-    last = max(first + 1, min(BAR_WIDTH, round(((span.end_time or end) - start) / total * BAR_WIDTH)))
-    return " " * first + "█" * (last - first) + " " * (BAR_WIDTH - last)
+    first = min(width - 1, int(((span.start_time or start) - start) / total * width))
+    last = max(first + 1, min(width, round(((span.end_time or end) - start) / total * width)))
+    return " " * first + "█" * (last - first) + " " * (width - last)
 
 
 def _facts(span: ReadableSpan) -> str:
@@ -224,6 +232,8 @@ def _facts(span: ReadableSpan) -> str:
     facts: list[str] = []
     if span.kind is SpanKind.SERVER and HTTP_RESPONSE_STATUS_CODE in attributes:
         facts.append(str(attributes[HTTP_RESPONSE_STATUS_CODE]))
+        if HTTP_ROUTE not in attributes:  # then the name does not say what was asked for
+            facts.append(str(attributes.get(URL_PATH, "")))
     if PREPROCESSING_DURATION in attributes:
         facts.append(f"{attributes[PREPROCESSING_DURATION]:.1f} ms before the provider")
     if _is_llm_call(span):

@@ -72,7 +72,7 @@ def test_routes_callers_and_outcomes_stay_with_their_request(gateway: Gateway) -
 def test_two_requests_with_the_same_client_chosen_call_id_do_not_mix(gateway: Gateway) -> None:
     pairs = 20
     gateway.provider.replies.extend([Reply(delay=0.3)] * pairs * 2)
-    requests = []
+    requests: list[tuple[str, dict[str, Any], dict[str, str]]] = []
     for n in range(pairs):
         same = {"x-litellm-call-id": f"chosen-{n}"}
         hello = [{"role": "user", "content": str(n)}]

@@ -39,7 +39,11 @@ class _Ids:
 def _request(provider: TracerProvider, *, failed: bool = False) -> None:
     tracer = provider.get_tracer("test")
     status = 429 if failed else 200
-    attributes: dict[str, Any] = {"http.response.status_code": status, "litellm.preprocessing.duration_ms": 12.5}
+    attributes: dict[str, Any] = {
+        "http.response.status_code": status,
+        "http.route": "/v1/chat/completions",
+        "litellm.preprocessing.duration_ms": 12.5,
+    }
     if failed:
         attributes |= {"error.type": "RateLimitError", "error.code": "429"}
     server = tracer.start_span("POST /v1/chat/completions", kind=SpanKind.SERVER, attributes=attributes, start_time=0)
@@ -75,6 +79,10 @@ def test_a_waterfall() -> None:
         "  auth /v1/chat/completions            ███                                    9.0 ms",
         "  chat gpt-4o                                ███████████████████████         70.0 ms  gpt-4o 7→4 tokens",
     ]
+
+
+def test_a_narrow_terminal_gets_lines_that_fit() -> None:
+    assert all(len(line.plain) <= 80 for line in waterfall(_spans(), columns=80)[2:])
 
 
 def test_errors_stand_out() -> None:
