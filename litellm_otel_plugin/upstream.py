@@ -224,9 +224,10 @@ def wrap_startup_logging(before: Callable[[], object]) -> None:
     An exception of ``before`` stops the start.
     """
     event = _take(STARTUP_LOGGING)
-    original = getattr(event, "initialize_startup_logging", None)
-    if original is None:
+    name = startup_logging_name(event)
+    if name is None:
         raise SeamMissing(STARTUP_LOGGING)
+    original = getattr(event, name)
 
     @functools.wraps(original)
     def initialize_startup_logging(*args: Any, **kwargs: Any) -> Any:
@@ -234,7 +235,13 @@ def wrap_startup_logging(before: Callable[[], object]) -> None:
         return original(*args, **kwargs)
 
     # A plain function in the class's place: `original` is bound to the class already.
-    event.initialize_startup_logging = staticmethod(initialize_startup_logging)
+    setattr(event, name, staticmethod(initialize_startup_logging))
+
+
+def startup_logging_name(event: object) -> str | None:
+    """What the step is called: 1.106 made it public and keeps the earlier name as an alias that it does not call."""
+    names = ("initialize_startup_logging", "_initialize_startup_logging")
+    return next((name for name in names if callable(getattr(event, name, None))), None)
 
 
 def wrap_shutdown(before: Callable[[], Awaitable[None]]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,15 +19,28 @@ if TYPE_CHECKING:
 
     from tests.support.gateway import Gateway
     from tests.support.provider import MockProvider
+    from tests.support.receiver import ReceivedSpan
 
 HOOK = {"LITELLM_WORKER_STARTUP_HOOKS": "litellm_otel_plugin.startup:install"}
-WHOLE = ["CLIENT", "INTERNAL", "INTERNAL", "SERVER"]
+WHOLE = ("CLIENT", "INTERNAL", "SERVER")
 SECRET = "hunter2-do-not-print-me"
+
+
+def _ids(spans: list[ReceivedSpan]) -> set[str]:
+    return {span.span_id for span in spans}
+
+
+def _assert_whole_kinds(spans: list[ReceivedSpan]) -> None:
+    kinds = Counter(span.kind for span in spans)
+    assert (kinds["SERVER"], kinds["CLIENT"]) == (1, 1)
+    names = {span.name for span in spans if span.kind == "INTERNAL"}
+    # LiteLLM 1.104 has no `route` phase yet.
+    assert {"auth /v1/chat/completions"} <= names <= {"auth /v1/chat/completions", "route mock"}
 
 
 def _assert_one_whole_trace(gateway: Gateway) -> None:
     spans = gateway.trace_of(gateway.proxy.chat(), kinds=("SERVER", "CLIENT"))
-    assert sorted(span.kind for span in spans) == WHOLE
+    _assert_whole_kinds(spans)
     (server,) = [span for span in spans if span.kind == "SERVER"]
     assert server.attributes["http.route"] == "/v1/chat/completions"
     assert server.attributes["litellm.preprocessing.duration_ms"] > 0
@@ -110,12 +124,12 @@ def test_the_operators_own_provider_is_used(callbacks: list[str]) -> None:
             assert "an OpenTelemetry SDK provider was already set" in gateway.proxy.log
             gateway.proxy.chat()
             spans = theirs.wait_until(lambda spans: {span.kind for span in spans} >= set(WHOLE))
-            assert sorted(span.kind for span in spans) == WHOLE
+            _assert_whole_kinds(spans)
             assert len({span.trace_id for span in spans}) == 1
             assert {span.resource["service.name"] for span in spans} == {"the-operators-own"}
             if callbacks != [PLUGIN]:
-                ours = gateway.collector.wait_until(lambda spans: {span.kind for span in spans} >= set(WHOLE))
-                assert {span.span_id for span in ours} == {span.span_id for span in spans}
+                gateway.collector.wait_until(lambda ours: _ids(ours) >= _ids(spans))
+                assert _ids(gateway.collector.spans) == _ids(theirs.spans)
             else:
                 assert "for an account that it already writes to: left out" in gateway.proxy.log
 

@@ -44,7 +44,7 @@ def test_what_the_seams_are_called_with() -> None:
     assert inspect.iscoroutinefunction(upstream._take(upstream.SHUTDOWN))
     assert _parameters(upstream._take(upstream.RESOURCE)) == ["config"]
     assert _parameters(upstream._take(upstream.PROVIDER))[0] == "config"
-    assert callable(upstream._take(upstream.STARTUP_LOGGING).initialize_startup_logging)
+    assert upstream.startup_logging_name(upstream._take(upstream.STARTUP_LOGGING)) is not None
     assert inspect.iscoroutinefunction(upstream._take(upstream.LOGGING_WORKER).flush)
     assert isinstance(upstream._take(upstream.EXCLUDED_URLS), str)
     assert _parameters(upstream._take(upstream.PROVIDER_CLIENT).request)[:3] == ["self", "cast_to", "options"]
