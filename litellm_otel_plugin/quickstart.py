@@ -30,7 +30,9 @@ def run_quickstart(config: str, port: int, key_file: str) -> int:
     # The price list is looked up on the internet at start; LiteLLM ships a copy that is good enough for a first look.
     environment.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")
     command = [sys.executable, "-m", "litellm.proxy.proxy_cli", "--config", config, "--port", str(port)]
-    process = subprocess.Popen(command, env=environment)  # noqa: S603 - our own interpreter, our own arguments
+    # A session of its own: Ctrl-C reaches every process of the terminal's, and the proxy would be told twice, which to
+    # a server means to drop everything.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own interpreter
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _frame: process.send_signal(received))
     if _answers(process, port):

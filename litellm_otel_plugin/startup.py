@@ -29,6 +29,7 @@ from litellm_otel_plugin.shutdown import flush_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import TypeGuard
 
     from litellm_otel_plugin.hooks import OtelPlugin
     from litellm_otel_plugin.settings import Settings
@@ -99,7 +100,11 @@ def _arrange(installation: Installation) -> None:
     from litellm_otel_plugin.hooks import request_authenticated, request_sent_unannounced  # noqa: PLC0415 - as above
 
     with _switching_off(installation):
-        upstream.wrap_publish(lambda: _choose_logger(installation), lambda logger: _published(installation, logger))
+        upstream.wrap_publish(
+            prepare=lambda: _choose_logger(installation),
+            after=lambda logger: _published(installation, logger),
+            failed=lambda error: _not_published(installation, error),
+        )
     if installation.off:  # LiteLLM stays as it is: its v2 tracing without our part of it loses half of each trace
         announce(installation.off, installation.notes, [])
         return
@@ -118,40 +123,58 @@ def _arrange(installation: Installation) -> None:
 
 def _choose_logger(installation: Installation) -> Any:
     """The one logger, emitting through the operator's own provider where that is the global one already."""
-    logger: Any = None
-    with contained("choosing the logger to publish"):
+    try:
         logger = upstream.ensure_v2_logger()
-        provider = _operators_provider(installation)
-        if provider is not None and logger.tracer_provider is not provider:
-            processors = upstream.adopt_provider(logger, provider)
-            known = provider._active_span_processor._span_processors  # noqa: SLF001 - the SDK has no public list
-            keep, twice = without_known_accounts(processors, known)
-            for processor in keep:
-                provider.add_span_processor(processor)
-            for processor in twice:
-                processor.shutdown()
-            installation.notes.append("an OpenTelemetry SDK provider was already set: it is used, with its exporters")
-            if twice:
-                installation.notes.append(
-                    f"{len(twice)} exporter(s) for an account that it already writes to: left out"
-                )
+    except Exception as error:  # noqa: BLE001 - whatever LiteLLM cannot build an exporter with
+        installation.notes.append(f"LiteLLM could not build a logger as it is configured ({_cause(error)})")
+        return None
+    with contained("choosing the provider to publish"):
+        _settle_provider(installation, logger)
     return logger
 
 
-def _operators_provider(installation: Installation) -> TracerProvider | None:
-    """The global provider where it is the operator's: set before LiteLLM's callbacks, or by none of them."""
-    provider = trace.get_tracer_provider()
-    if not isinstance(provider, TracerProvider):
-        return None
-    if provider is installation.operators_provider or not upstream.belongs_to_a_logger(provider):
-        return provider
-    return None
+def _not_published(installation: Installation, error: Exception) -> None:
+    installation.off["every trace"] = f"LiteLLM could not build its logger: {_cause(error)}"
+    announce(installation.off, installation.notes, [])
+
+
+def _cause(error: Exception) -> str:
+    """What failed, by name: the text of somebody else's exception can show a value."""
+    missing = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
+    return f"{type(error).__name__}{missing}"
+
+
+def _settle_provider(installation: Installation, logger: Any) -> None:
+    current = trace.get_tracer_provider()
+    if current is logger.tracer_provider or isinstance(current, trace.ProxyTracerProvider):
+        return
+    if not _is_the_operators(current, installation):
+        owner = type(current).__module__.partition(".")[0]
+        installation.notes.append(f"another provider ({owner}) is global already: traces go through LiteLLM's own")
+        return
+    processors = upstream.adopt_provider(logger, current)
+    known = current._active_span_processor._span_processors  # noqa: SLF001 - the SDK has no public list
+    keep, twice = without_known_accounts(processors, known)
+    for processor in keep:
+        current.add_span_processor(processor)
+    for processor in twice:
+        processor.shutdown()
+    installation.notes.append("an OpenTelemetry SDK provider was already set: it is used, with its exporters")
+    if twice:
+        installation.notes.append(f"{len(twice)} exporter(s) for an account that it already writes to: left out")
+
+
+def _is_the_operators(provider: object, installation: Installation) -> TypeGuard[TracerProvider]:
+    """Whether an SDK provider was set before LiteLLM's callbacks, or by none of them."""
+    return isinstance(provider, TracerProvider) and (
+        provider is installation.operators_provider or not upstream.belongs_to_a_logger(provider)
+    )
 
 
 def _published(installation: Installation, logger: Any) -> None:
     """LiteLLM's callbacks exist and one provider is global. LiteLLM swallows exceptions from here."""
     with contained("registering the plugin's hooks"):
-        upstream.register_callback(installation.plugin)
+        upstream.register_hooks(installation.plugin)
     backends = []
     with contained("listing the backends"):
         backends = [exporter for each in upstream.v2_loggers() for exporter in upstream.configured_exporters(each)]

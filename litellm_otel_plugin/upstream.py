@@ -44,9 +44,6 @@ UNANNOUNCED_DOORS = tuple(
     for door in ("batches", "files", "fine_tuning", "threads", "assistants")
 )
 
-# The lists in which LiteLLM looks for a callback, beside `litellm.callbacks` which is fanned out into them.
-CALLBACK_LISTS = ("service_callback", "input_callback", "_async_success_callback", "_async_failure_callback")
-
 
 @dataclass(frozen=True)
 class Seam:
@@ -200,18 +197,22 @@ def _v2_flag() -> Any:
 # --- places where our code is called ---------------------------------------------------------------------------------
 
 
-def wrap_publish(prepare: Callable[[], Any], after: Callable[[Any], None]) -> None:
-    """Let ``prepare`` choose the one logger whose provider LiteLLM publishes, and hand it to ``after``."""
+def wrap_publish(prepare: Callable[[], Any], after: Callable[[Any], None], failed: Callable[[Exception], None]) -> None:
+    """Let ``prepare`` choose the one logger whose provider LiteLLM publishes, and hand it to ``after``.
+
+    LiteLLM passes over an exception of this step without a word, so ``failed`` is told of it.
+    """
     original = _take(PUBLISH)
 
     @functools.wraps(original)
     def publish(in_memory_loggers: Any, set_global_provider: Any, registered: Any = None) -> Any:
         chosen = prepare()
-        logger = original(
-            in_memory_loggers,
-            _quietly(set_global_provider),
-            registered=chosen if chosen is not None else registered,
-        )
+        registered = chosen if chosen is not None else registered
+        try:
+            logger = original(in_memory_loggers, _quietly(set_global_provider), registered=registered)
+        except Exception as error:
+            failed(error)
+            raise
         after(logger)
         return logger
 
@@ -379,9 +380,17 @@ def belongs_to_a_logger(provider: TracerProvider) -> bool:
 def ensure_v2_logger() -> Any:
     """The registered v2 logger; one built as if the operator had listed ``otel`` where none is configured."""
     loggers = v2_loggers()
-    if loggers:
-        _register(loggers[0])
-        return loggers[0]
+    logger = loggers[0] if loggers else _build_v2_logger()
+    proxy = sys.modules.get(PROXY_MODULE)
+    # A logger of the earlier tracing can hold the slot: then LiteLLM would emit no auth and no guardrail span, and
+    # not tell this one of hand-offs.
+    if proxy is not None and getattr(proxy, "open_telemetry_logger", None) is not logger:
+        proxy.open_telemetry_logger = logger  # type: ignore[attr-defined]  # a module's variable
+    _add_callback(logger, ("input_callback",))
+    return logger
+
+
+def _build_v2_logger() -> Any:
     import litellm  # noqa: PLC0415 - see the module docstring
     from litellm.integrations.otel.logger import build_otel_v2_logger  # noqa: PLC0415
     from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415
@@ -390,26 +399,23 @@ def ensure_v2_logger() -> Any:
     settings = dict(section) if isinstance(section, Mapping) else {}
     logger = build_otel_v2_logger(config=OpenTelemetryV2Config(**settings), settings=settings)
     _module(LOGGING_MODULE)._in_memory_loggers.append(logger)  # noqa: SLF001
-    _register(logger)
+    _add_callback(logger, ("callbacks", "service_callback", "_async_success_callback", "_async_failure_callback"))
     return logger
 
 
-def _register(logger: Any) -> None:
-    """Make it the logger that LiteLLM's own v2 entry points use, and one that gets every event.
+def register_hooks(plugin: Any) -> None:
+    """Make LiteLLM call the plugin's hooks, once each.
 
-    A logger of the earlier tracing can hold the slot: then LiteLLM would emit no auth and no guardrail span.
+    ``litellm.callbacks`` alone is not enough: LiteLLM copies it to the list of those that are told of a hand-off with
+    the first call that needs it, and a pass-through does not.
     """
-    proxy = sys.modules.get(PROXY_MODULE)
-    if proxy is not None and getattr(proxy, "open_telemetry_logger", None) is not logger:
-        proxy.open_telemetry_logger = logger  # type: ignore[attr-defined]  # a module's variable
-    register_callback(logger)
+    _add_callback(plugin, ("callbacks", "input_callback"))
 
 
-def register_callback(callback: Any) -> None:
-    """Put a callback into each of LiteLLM's lists, once."""
+def _add_callback(callback: Any, lists: Iterable[str]) -> None:
     import litellm  # noqa: PLC0415 - see the module docstring
 
-    for name in ("callbacks", *CALLBACK_LISTS):
+    for name in lists:
         callbacks = getattr(litellm, name, None)
         if isinstance(callbacks, list) and not any(each is callback for each in callbacks):
             callbacks.append(callback)

@@ -56,7 +56,9 @@ def test_the_quickstart_prints_a_request_that_works(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "LITELLM_"))}
     log_file = tmp_path / "log"
     with log_file.open("wb") as log:
-        process = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
     try:
         deadline = time.monotonic() + SECONDS_TO_START
         while "curl " not in log_file.read_text() and time.monotonic() < deadline:
@@ -70,9 +72,11 @@ def test_the_quickstart_prints_a_request_that_works(tmp_path: Path) -> None:
         while "trace=" not in log_file.read_text() and time.monotonic() < deadline:
             time.sleep(0.1)
         assert "POST /v1/chat/completions" in log_file.read_text()
-    finally:
-        process.send_signal(signal.SIGTERM)
+        os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does: the whole group at once
         process.wait(30)
+        assert "Application shutdown complete" in log_file.read_text()
+    finally:
+        process.kill()
 
 
 def test_the_quickstart_keeps_its_key(tmp_path: Path) -> None:

@@ -238,3 +238,16 @@ def test_the_package_and_the_command_need_no_litellm() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.startswith("litellm-otel-plugin ")
+
+
+def test_an_exporter_that_cannot_be_built_is_named_and_requests_are_served(provider: MockProvider) -> None:
+    """LiteLLM fails on it too, and says so at debug level only."""
+    environment = {
+        **provider_environment(provider.url),
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "not-a-compression",
+    }
+    with Proxy(config(provider.url, PLUGIN), environment) as proxy:
+        assert proxy.chat(model="canned").status_code == 200
+        (line,) = [line for line in proxy.log.splitlines() if "litellm-otel-plugin: off: every trace" in line]
+        assert line.endswith("(LiteLLM could not build its logger: ValueError)")
