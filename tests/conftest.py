@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,9 @@ from tests.support.provider import MockProvider
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# LiteLLM looks its price list up on the internet when it is imported, as contract tests and test callbacks do.
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "true"
 
 
 @pytest.fixture(scope="module")

@@ -78,7 +78,9 @@ def stamp_outcome(record: RequestRecord) -> None:
 
 def _stamp(record: RequestRecord) -> None:
     span = record.span
-    span.set_attribute(ATTEMPTS, record.handoffs.attempts(record.call_id))
+    attempts = record.handoffs.attempts(record.call_id)
+    # LiteLLM announces a realtime session's one call again with every message that the client sends.
+    span.set_attribute(ATTEMPTS, min(attempts, 1) if record.scope["type"] == "websocket" else attempts)
     preprocessing = record.handoffs.preprocessing_ms(record.call_id)
     if preprocessing is not None:
         span.set_attribute(PREPROCESSING_DURATION, preprocessing)

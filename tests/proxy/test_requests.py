@@ -13,6 +13,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+from websockets.sync.client import connect
 
 from tests.support.config import PLUGIN
 from tests.support.gateway import Gateway, running, unique_path
@@ -236,6 +237,25 @@ def test_a_websocket_that_is_refused(gateway: Gateway) -> None:
     assert status in (101, 403)
     assert (server.name, server.attributes["http.route"]) == (f"GET {path}", path)
     assert server.attributes["http.response.status_code"] == status
+
+
+def test_a_realtime_session(gateway: Gateway) -> None:
+    path = "/v1/realtime"
+    gateway.collector.forget()
+    url = f"ws://127.0.0.1:{gateway.proxy.port}{path}?model=realtime"
+    with connect(url, additional_headers=gateway.proxy.headers, proxy=None) as session:
+        assert json.loads(session.recv(10))["type"] == "session.created"
+        session.send(json.dumps({"type": "response.create", "event_id": "e1"}))
+        assert json.loads(session.recv(10))["type"] == "response.done"
+        assert session.response is not None
+        assert len(session.response.headers.get_all("traceresponse")) == 1
+    (server,) = [span for span in gateway.newest_trace_of_path(path) if span.kind == "SERVER"]
+    assert (server.name, server.attributes["http.route"]) == (f"GET {path}", path)
+    assert (server.attributes["http.request.method"], server.attributes["url.scheme"]) == ("GET", "ws")
+    assert server.attributes["http.response.status_code"] == 101
+    assert "error.type" not in server.attributes
+    assert server.attributes["litellm.attempts"] == 1
+    assert server.attributes[PREPROCESSING] > 0
 
 
 def test_two_failures_are_each_one_exception_event(gateway: Gateway) -> None:

@@ -12,6 +12,7 @@ def models(provider_url: str) -> list[dict[str, Any]]:
     openai = {"api_key": "sk-provider", "api_base": f"{provider_url}/v1", "num_retries": 0}
     return [
         {"model_name": "mock", "litellm_params": {"model": "openai/mock", **openai}},
+        {"model_name": "realtime", "litellm_params": {"model": "openai/gpt-4o-realtime-preview", **openai}},
         {"model_name": "embed", "litellm_params": {"model": "openai/embed", **openai}},
         {
             "model_name": "claude",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 
 from tests.support.server import ServerThread
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from starlette.requests import Request
+    from starlette.websockets import WebSocket
     from typing_extensions import Self
 
 ANSWER = ("The", " answer", " is", " 42.")
@@ -49,7 +50,11 @@ class MockProvider:
         self.requests: list[ProviderRequest] = []
         self.replies: deque[Reply] = deque()
         self._lock = threading.Lock()
-        self.server = ServerThread(Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "POST"])]))
+        routes = [
+            WebSocketRoute("/v1/realtime", self._talk),
+            Route("/{path:path}", self._serve, methods=["GET", "POST"]),
+        ]
+        self.server = ServerThread(Starlette(routes=routes))
 
     @property
     def url(self) -> str:
@@ -61,6 +66,13 @@ class MockProvider:
 
     def __exit__(self, *exc_info: object) -> None:
         self.server.stop()
+
+    async def _talk(self, websocket: WebSocket) -> None:
+        """A session that answers each event with one of its own."""
+        await websocket.accept()
+        await websocket.send_json({"type": "session.created", "session": {"id": "sess_mock", "model": "mock"}})
+        async for event in websocket.iter_json():
+            await websocket.send_json({"type": "response.done", "event_id": event.get("event_id", "none")})
 
     async def _serve(self, request: Request) -> Response:
         raw = await request.body()
