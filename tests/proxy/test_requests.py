@@ -52,6 +52,7 @@ def gateway(probe_file: Path) -> Iterator[Gateway]:
     with running(
         PLUGIN,
         "tests.support.probe.probe",
+        "tests.support.guardrail.guardrail",
         environment={PROBE_FILE: str(probe_file)},
     ) as gateway:
         yield gateway
@@ -348,6 +349,32 @@ def test_retries_and_their_backoff_are_no_preprocessing(gateway: Gateway) -> Non
     span = gateway.server_span(response, kinds=("SERVER", "CLIENT"))
     assert span.attributes["litellm.attempts"] == 3
     assert 0 < span.attributes[PREPROCESSING] < 600
+
+
+@pytest.mark.parametrize(
+    ("text", "error_type"),
+    [
+        ("block with http", None),
+        ("block with its own", "ForbiddenTopicError"),
+        ("ask a judge, then block with http", None),
+        ("ask a judge, then block with its own", "ForbiddenTopicError"),
+    ],
+)
+def test_what_a_guardrail_blocks_reached_no_provider(gateway: Gateway, text: str, error_type: str | None) -> None:
+    response = gateway.proxy.chat(text)
+    assert response.status_code >= 400
+    span = gateway.server_span(response)
+    _assert_always(span, response)
+    assert PREPROCESSING not in span.attributes
+    assert span.attributes["litellm.attempts"] == 0
+    assert span.attributes["error.type"] == (error_type or str(response.status_code))
+
+
+def test_a_guardrails_own_call_is_no_attempt_of_the_requests(gateway: Gateway) -> None:
+    response = gateway.proxy.chat("ask a judge")
+    assert response.status_code == 200
+    span = gateway.server_span(response)
+    assert span.attributes["litellm.attempts"] == 1
 
 
 def test_a_provider_that_is_driven_in_a_thread(gateway: Gateway) -> None:
