@@ -32,11 +32,15 @@ if TYPE_CHECKING:
 # LiteLLM closes the LLM call's span from a background task, some milliseconds after the response: a trace is drawn
 # once it has been quiet for this long after its SERVER span.
 SECONDS_TO_SETTLE = 0.3
-# A trace without a SERVER span (a background job, a request that never ends) is drawn with what is there by then.
-SECONDS_TO_GIVE_UP = 60.0
+# Spans of a request that is not over after this long (a session, a client that never reads on) are let go.
+SECONDS_TO_GIVE_UP = 900.0
 # Spans waiting to be drawn: 40 requests' worth a screen is more than anybody reads, and bounds a stuck terminal.
 MOST_SPANS_QUEUED = 10_000
-MOST_OPEN_TRACES = 500
+# Requests in flight on one worker stay far below this; past it the oldest are let go.
+MOST_OPEN_TRACES = 5_000
+# A client chooses paths, models and header values: a fact is shown as long as it can be read at a glance.
+LONGEST_FACT = 200
+LONGEST_CONTENT = 4_000
 
 # Name and bar leave some 35 columns for duration and facts. A terminal narrower than the wide pair needs gets the
 # narrow one, which fits 80 columns.
@@ -71,7 +75,6 @@ class _OpenTrace:
     spans: list[ReadableSpan] = field(default_factory=list)
     opened_at: float = 0.0
     touched_at: float = 0.0
-    has_server_span: bool = False
 
 
 class ConsoleProcessor(SpanProcessor):
@@ -144,23 +147,48 @@ class ConsoleProcessor(SpanProcessor):
         trace = self._open.setdefault(context.trace_id, _OpenTrace(opened_at=now))
         trace.spans.append(span)
         trace.touched_at = now
-        trace.has_server_span = trace.has_server_span or span.kind is SpanKind.SERVER
 
     def _draw_settled(self, *, everything: bool = False) -> None:
         now = time.monotonic()
         for trace_id, trace in list(self._open.items()):
-            whole = trace.has_server_span and now - trace.touched_at >= SECONDS_TO_SETTLE
-            old = now - trace.opened_at >= SECONDS_TO_GIVE_UP or len(self._open) > MOST_OPEN_TRACES
-            if not (whole or old or everything):
+            if not everything and now - trace.touched_at < SECONDS_TO_SETTLE:
                 continue
-            del self._open[trace_id]
-            spans = sorted(trace.spans, key=lambda span: span.start_time or 0)
-            if self._console.is_terminal:
-                columns = self._console.width
-                for line in waterfall(spans, columns=columns, shows_content=self._shows_content):
-                    self._console.print(line)
-            else:
-                self._console.print(one_line(spans))
+            requests, trace.spans = split_requests(trace.spans)
+            for spans in requests:
+                self._draw(spans)
+            old = now - trace.opened_at >= SECONDS_TO_GIVE_UP or len(self._open) > MOST_OPEN_TRACES
+            if old or not trace.spans:
+                del self._open[trace_id]
+
+    def _draw(self, spans: Sequence[ReadableSpan]) -> None:
+        if self._console.is_terminal:
+            lines = waterfall(spans, columns=self._console.width, shows_content=self._shows_content)
+        else:
+            lines = [one_line(spans)]
+        for line in lines:
+            # A stream that is not UTF-8 shows a question mark where it has no bar.
+            line.plain = line.plain.encode(self._console.encoding, "replace").decode(self._console.encoding)
+            self._console.print(line)
+
+
+def split_requests(spans: Sequence[ReadableSpan]) -> tuple[list[list[ReadableSpan]], list[ReadableSpan]]:
+    """The spans of each finished request, in the order in which they started, and those whose request is not over.
+
+    A caller can put several requests into one trace. What belongs to no request (a background job) is left out.
+    """
+    by_id = {context.span_id: span for span in spans if (context := span.get_span_context()) is not None}
+    requests: dict[int, list[ReadableSpan]] = {}
+    waiting: list[ReadableSpan] = []
+    for span in sorted(spans, key=lambda each: each.start_time or 0):
+        root = span
+        while root.parent is not None and not root.parent.is_remote and root.parent.span_id in by_id:
+            root = by_id[root.parent.span_id]
+        context = root.get_span_context()
+        if root.parent is not None and not root.parent.is_remote:
+            waiting.append(span)
+        elif root.kind is SpanKind.SERVER and context is not None:
+            requests.setdefault(context.span_id, []).append(span)
+    return list(requests.values()), waiting
 
 
 def waterfall(
@@ -176,7 +204,7 @@ def waterfall(
     for span, depth in _in_tree_order(spans):
         failed = _failed(span)
         style = "bold red" if failed else ""
-        label = f"{'  ' * depth}{span.name}"
+        label = f"{'  ' * depth}{printable(span.name)}"
         label = label if len(label) <= name_width else f"{label[: name_width - 1]}…"
         line = Text()
         line.append(label.ljust(name_width), style=style)
@@ -196,7 +224,7 @@ def one_line(spans: Sequence[ReadableSpan]) -> Text:
     """The whole request in one compact line, for logs."""
     server = next((span for span in spans if span.kind is SpanKind.SERVER), spans[0])
     context = server.get_span_context()
-    parts = [f"trace={context.trace_id:032x}" if context is not None else "", server.name]
+    parts = [f"trace={context.trace_id:032x}" if context is not None else "", printable(server.name)]
     parts.append(f"{_milliseconds(server):.1f}ms")
     parts.extend(fact for fact in (_facts(server), *(_facts(span) for span in spans if _is_llm_call(span))) if fact)
     parts.append(f"spans={len(spans)}")
@@ -244,13 +272,22 @@ def _facts(span: ReadableSpan) -> str:
     error = attributes.get(ERROR_TYPE)
     if error is not None and str(error) not in facts:
         facts.append(str(error))
-    return " ".join(fact for fact in facts if fact)
+    return " ".join(printable(fact) for fact in facts if fact)
+
+
+def printable(text: str, longest: int = LONGEST_FACT) -> str:
+    """Text from outside as it may be put on a terminal: no line breaks, no escape sequences, no end of the world."""
+    shown = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in shown)
 
 
 def _content(span: ReadableSpan, depth: int) -> list[Text]:
     attributes: Mapping[str, Any] = span.attributes or {}
     return [
-        Text(f"{'  ' * (depth + 1)}{name.rsplit('.', 2)[-2]}: {attributes[name]}", style="dim")
+        Text(
+            f"{'  ' * (depth + 1)}{name.rsplit('.', 2)[-2]}: {printable(str(attributes[name]), LONGEST_CONTENT)}",
+            style="dim",
+        )
         for name in (GENAI_INPUT_MESSAGES, GENAI_OUTPUT_MESSAGES)
         if name in attributes
     ]

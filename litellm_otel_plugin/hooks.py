@@ -13,6 +13,7 @@ from litellm_otel_plugin.request.server_span import learn_route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 
 class OtelPlugin(CustomLogger):
@@ -30,7 +31,9 @@ class OtelPlugin(CustomLogger):
         with contained("noting a call"):
             record = current_record()
             if record is not None:
+                learn_route(record)
                 record.handoffs.own = upstream.own_call(data) or record.handoffs.own
+                record.handoffs.remade = (record.route or "").endswith(upstream.REMADE_DOORS)
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: Mapping[str, Any]) -> None:
         """A provider is about to be called, once per attempt."""
@@ -40,6 +43,21 @@ class OtelPlugin(CustomLogger):
             if record is not None and not upstream.reached_no_provider(kwargs):
                 record.handoffs.attempt(kwargs, kwargs.get(upstream.CALL_ID_KEY))
                 learn_route(record)
+
+    async def async_log_failure_event(
+        self,
+        kwargs: Mapping[str, Any],
+        response_obj: Any,
+        start_time: Any,
+        end_time: datetime,
+    ) -> None:
+        """A call failed. Where that happened in the middle of its answer, LiteLLM tells its loggers alone."""
+        del response_obj, start_time
+        with contained("noting a failed call"):
+            record = current_record()
+            exception = kwargs.get("exception")
+            if record is not None and isinstance(exception, Exception) and record.handoffs.are_of(kwargs):
+                record.attempt_failure, record.attempt_failed_at = exception, end_time.timestamp()
 
     async def async_post_call_failure_hook(
         self,

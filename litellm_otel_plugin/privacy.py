@@ -11,7 +11,7 @@ REDACTED = "REDACTED"
 # take theirs the same way, and signed URLs of the object stores are credentials by themselves.
 _CREDENTIAL_PARAMETER = re.compile(
     r"^(?:.*(?:key|token|secret|password|passwd|signature|credential|authorization|auth|session|jwt).*"
-    r"|code|pwd|sig|state|assertion)$",
+    r"|code|pwd|pass|passphrase|pin|otp|bearer|sas|sig|state|assertion)$",
     re.IGNORECASE,
 )
 

@@ -58,10 +58,11 @@ def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
             connection.request("GET", "/health/liveliness")
             if connection.getresponse().status == HTTP_OK:
                 return True
-        except OSError:
-            time.sleep(SECONDS_BETWEEN_LOOKS)
+        except (OSError, http.client.HTTPException):
+            pass  # not yet, or somebody else's port
         finally:
             connection.close()
+        time.sleep(SECONDS_BETWEEN_LOOKS)
     return False
 
 

@@ -38,33 +38,20 @@ def _lower(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
-class Settings(BaseSettings):
-    """What an operator can set. The README's table is this class."""
+def _no_boolean(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("should be a number")  # noqa: TRY004 - pydantic turns a ValueError into a problem of the list
+    return value
+
+
+class _Switch(BaseSettings):
+    """Whether the plugin does anything, by itself: it must be readable where another setting is not."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENVIRONMENT_PREFIX, extra="ignore", frozen=True, env_ignore_empty=True, allow_inf_nan=False
     )
 
     enabled: bool = Field(default=True, description="`false` leaves LiteLLM exactly as it is without the plugin.")
-    console: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
-        default="auto",
-        description="Draw each request where the proxy runs: `auto` only where no backend is configured, `on` beside "
-        "the backends too, `off` never.",
-    )
-    http_semconv: Annotated[Literal["stable", "dup"], BeforeValidator(_lower)] = Field(
-        default="stable",
-        description="`dup` keeps the legacy `http.*` attributes beside the stable ones.",
-    )
-    shutdown_seconds: float = Field(
-        default=5.0,
-        ge=0,
-        le=LONGEST_SHUTDOWN_SECONDS,
-        description="The one deadline for delivering what is queued when the proxy stops.",
-    )
-    strict: bool = Field(
-        default=False,
-        description="Raise the plugin's own errors instead of containing them. For tests.",
-    )
 
     @classmethod
     def settings_customise_sources(
@@ -80,6 +67,30 @@ class Settings(BaseSettings):
         return env_settings, init_settings
 
 
+class Settings(_Switch):
+    """What an operator can set. The README's table is this class."""
+
+    console: Annotated[Literal["auto", "on", "off"], BeforeValidator(_yaml_switch)] = Field(
+        default="auto",
+        description="Draw each request where the proxy runs: `auto` only where no backend is configured, `on` beside "
+        "the backends too, `off` never.",
+    )
+    http_semconv: Annotated[Literal["stable", "dup"], BeforeValidator(_lower)] = Field(
+        default="stable",
+        description="`dup` keeps the legacy `http.*` attributes beside the stable ones.",
+    )
+    shutdown_seconds: Annotated[float, BeforeValidator(_no_boolean)] = Field(
+        default=5.0,
+        ge=0,
+        le=LONGEST_SHUTDOWN_SECONDS,
+        description="The one deadline for delivering what is queued when the proxy stops.",
+    )
+    strict: bool = Field(
+        default=False,
+        description="Raise the plugin's own errors instead of containing them. For tests.",
+    )
+
+
 def load_settings(environment: Mapping[str, str], yaml_section: object = None) -> Settings:
     """Read the settings, or raise one ``SettingsError`` that lists every problem.
 
@@ -89,7 +100,8 @@ def load_settings(environment: Mapping[str, str], yaml_section: object = None) -
     problems: list[str] = []
     section: dict[str, Any] = {}
     if isinstance(yaml_section, Mapping):
-        section = {str(name).lower(): value for name, value in yaml_section.items()}
+        # A name with nothing behind it is a default, as an empty variable is.
+        section = {str(name).lower(): value for name, value in yaml_section.items() if value is not None}
     elif yaml_section is not None:
         problems.append(f"{YAML_SECTION}: should be a mapping of settings")
     try:
@@ -99,6 +111,8 @@ def load_settings(environment: Mapping[str, str], yaml_section: object = None) -
             _readable(detail, environment)
             for detail in error.errors(include_url=False, include_context=False, include_input=False)
         )
+        if _is_switched_off(section):  # the way out of a crash loop must not be in it
+            return Settings.model_construct(enabled=False)
         raise _refusal(problems) from None  # the original's text shows values
     if problems:
         raise _refusal(problems)
@@ -116,6 +130,13 @@ def unknown_names(environment: Mapping[str, str], yaml_section: object = None) -
     if isinstance(yaml_section, Mapping):
         unknown += [f"{YAML_SECTION}.{name}" for name in yaml_section if str(name).lower() not in known]
     return sorted(unknown)
+
+
+def _is_switched_off(section: Mapping[str, Any]) -> bool:
+    try:
+        return not _Switch(**{name: value for name, value in section.items() if name == "enabled"}).enabled
+    except ValidationError:
+        return False
 
 
 def _refusal(problems: list[str]) -> SettingsError:

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("litellm_otel_plugin")
 
+SDK_DISABLED = "OTEL_SDK_DISABLED"
 STABILITY_OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
 
 
@@ -48,6 +49,7 @@ class Installation:
     operators_provider: TracerProvider | None
     off: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    adopted: bool = False
     announced: bool = False
 
 
@@ -152,6 +154,7 @@ def _settle_provider(installation: Installation, logger: Any) -> None:
         owner = type(current).__module__.partition(".")[0]
         installation.notes.append(f"another provider ({owner}) is global already: traces go through LiteLLM's own")
         return
+    installation.adopted = True
     processors = upstream.adopt_provider(logger, current)
     known = current._active_span_processor._span_processors  # noqa: SLF001 - the SDK has no public list
     keep, twice = without_known_accounts(processors, known)
@@ -182,6 +185,8 @@ def _published(installation: Installation, logger: Any) -> None:
         if earlier:
             installation.notes.append(f"LiteLLM's earlier tracing runs beside this: {', '.join(earlier)}")
     with contained("attaching the console view"):
+        if installation.adopted:
+            backends.append(("the exporters of the provider that was already set", None))
         if console_is_wanted(installation.settings.console, backends=len(backends)):
             draw_on_console(logger.tracer_provider, shows_content=upstream.captures_content(logger))
             backends.append(("console", None))
@@ -189,6 +194,8 @@ def _published(installation: Installation, logger: Any) -> None:
         upstream.drop_mcp_message_spans()
     with contained("mounting the request layer"):
         _mount(installation, logger.tracer_provider)
+    if os.environ.get(SDK_DISABLED, "").strip().lower() == "true":
+        installation.off["every trace"] = f"{SDK_DISABLED} is set"
     if not installation.announced:
         installation.announced = True
         announce(installation.off, installation.notes, backends)
@@ -196,9 +203,9 @@ def _published(installation: Installation, logger: Any) -> None:
 
 def _mount(installation: Installation, provider: TracerProvider) -> None:
     opt_in = [mode.strip() for mode in os.environ.get(STABILITY_OPT_IN, "").split(",")]
-    excluded_urls = ""
+    excluded_paths = ""
     with _switching_off(installation):
-        excluded_urls = upstream.excluded_urls()
+        excluded_paths = upstream.excluded_paths()
     with _switching_off(installation):
         # Only here: where the instrumentation is not as we know it, the rest of the plugin still starts.
         from litellm_otel_plugin.request.mount import mount  # noqa: PLC0415
@@ -207,7 +214,7 @@ def _mount(installation: Installation, provider: TracerProvider) -> None:
             upstream.application(),
             tracer_provider=provider,
             legacy_names=installation.settings.http_semconv == "dup" or "http/dup" in opt_in,
-            default_excluded_urls=excluded_urls,
+            excluded_paths=excluded_paths,
         )
         installation.off.update(mounted.off)
 

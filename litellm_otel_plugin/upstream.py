@@ -45,6 +45,10 @@ UNANNOUNCED_DOORS = tuple(
 )
 
 
+# Doors behind which LiteLLM's adapter makes the call anew, with a logging object and an id of its own.
+REMADE_DOORS = (":generateContent", ":streamGenerateContent")
+
+
 @dataclass(frozen=True)
 class Seam:
     """One thing of LiteLLM's that we use."""
@@ -174,7 +178,7 @@ def proxy_is_running() -> bool:
 def v2_is_refused() -> bool:
     """Whether the operator switched LiteLLM's v2 tracing off, explicitly."""
     value = os.environ.get(V2_SWITCH)
-    if value is None:
+    if not value:  # an empty variable is what a compose file makes of an unset one
         return False
     try:
         return not _v2_flag()()
@@ -341,10 +345,9 @@ def application() -> Any:
     return _take(APPLICATION)
 
 
-def excluded_urls() -> str:
-    """The paths that are not traced: the operator's list, else LiteLLM's."""
-    variable = "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS"
-    return os.environ[variable] if variable in os.environ else str(_take(EXCLUDED_URLS))
+def excluded_paths() -> str:
+    """LiteLLM's list of paths that are not traced unless the operator says otherwise."""
+    return str(_take(EXCLUDED_URLS))
 
 
 def plugin_settings() -> object:
@@ -418,7 +421,9 @@ def _add_callback(callback: Any, lists: Iterable[str]) -> None:
     for name in lists:
         callbacks = getattr(litellm, name, None)
         if isinstance(callbacks, list) and not any(each is callback for each in callbacks):
-            callbacks.append(callback)
+            # First: LiteLLM awaits its callbacks one after the other within one time limit, so that one that hangs
+            # would keep a later one from closing its spans.
+            callbacks.insert(0, callback)
 
 
 def adopt_provider(logger: Any, provider: TracerProvider) -> Iterable[SpanProcessor]:

@@ -5,32 +5,58 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 CLIENT_DISCONNECTED = "client_disconnected"
+# The conventions' own value for a failure that has no name.
+UNNAMED = "_OTHER"
 
 # Exceptions that only carry a status to the client. Their names say nothing about what went wrong.
-ENVELOPES = frozenset({"ProxyException", "HTTPException", "WebSocketException", "WebSocketRequestValidationError"})
+ENVELOPES = frozenset({"ProxyException", "HTTPException", "WebSocketException"})
+# What a task group makes of the exception that ended it.
+GROUPS = frozenset({"ExceptionGroup", "BaseExceptionGroup"})
 
 
-def error_name(exception: BaseException | None, stamped: str | None, status: int | None) -> str | None:
+def error_name(exception: BaseException | None, stamped: str | None, status: str | None) -> str:
     """The exception that LiteLLM wrapped; else what it stamped on the span itself; else the status as text."""
+    own = exception_name(exception)
+    if own is not None:
+        return own
+    if stamped and stamped not in ENVELOPES | GROUPS and not stamped.isdecimal():
+        return stamped
+    return status or _status_of(exception) or UNNAMED
+
+
+def exception_name(exception: BaseException | None) -> str | None:
+    """The name of an exception or of the one that it wraps; ``None`` where nothing but a status is in it."""
     for cause in _chain(exception):
         name = type(cause).__name__
-        if name not in ENVELOPES:
+        if name not in ENVELOPES | GROUPS:
             return name
-    if stamped and stamped not in ENVELOPES and not stamped.isdecimal():
-        return stamped
-    return str(status) if status is not None else None
+    return None
+
+
+def _status_of(exception: BaseException | None) -> str | None:
+    for cause in _chain(exception):
+        status = getattr(cause, "status_code", None) or getattr(cause, "code", None)
+        if status is not None and str(status).isdecimal():
+            return str(status)
+    return None
 
 
 def _chain(exception: BaseException | None) -> Iterator[BaseException]:
-    """An envelope and the exceptions it was explicitly or implicitly raised from, outermost first."""
+    """An envelope and what it was explicitly or implicitly raised from, outermost first."""
     seen: set[int] = set()
     while exception is not None and id(exception) not in seen:
         seen.add(id(exception))
         yield exception
-        if type(exception).__name__ not in ENVELOPES:
+        name = type(exception).__name__
+        if name in GROUPS:
+            inner: Sequence[BaseException] = getattr(exception, "exceptions", ())
+            exception = inner[0] if len(inner) == 1 else None
+        elif name in ENVELOPES:
+            original = getattr(exception, "original_exception", None)
+            raised_from = exception.__cause__ or exception.__context__
+            exception = original if isinstance(original, BaseException) else raised_from
+        else:
             return
-        original = getattr(exception, "original_exception", None)
-        exception = original if isinstance(original, BaseException) else exception.__cause__ or exception.__context__

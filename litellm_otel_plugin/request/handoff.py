@@ -52,6 +52,9 @@ class Handoffs:
     received_at: float = field(default_factory=time.time)
     received_ns: int = field(default_factory=time.perf_counter_ns)
     own: OwnCall | None = None
+    # On some doors LiteLLM makes the request's call anew, with an object and an id that the door does not know.
+    remade: bool = False
+    last_attempt_at: float = 0.0
     _calls: dict[int, _Call] = field(default_factory=dict)
     _sent_ns: int | None = None
     _sends: int = 0
@@ -64,6 +67,7 @@ class Handoffs:
                 return
             call = self._calls[id(details)] = _Call(details, call_id, time.perf_counter_ns())
         call.attempts += 1
+        self.last_attempt_at = time.time()
 
     def sent_unannounced(self, *, is_attempt: bool) -> None:
         """A provider's client sends something that LiteLLM did not announce as a call."""
@@ -90,12 +94,18 @@ class Handoffs:
             return (first_ns - self.received_ns) / NANOSECONDS_PER_MILLISECOND
         return self._noted_by_litellm()
 
+    def are_of(self, details: object) -> bool:
+        """Whether a call that LiteLLM tells its loggers of is one that was noted here as the request's own."""
+        return any(call.details is details for call in self._own_calls(None))
+
     def forget(self) -> None:
         """Let go of LiteLLM's objects: tasks that outlive the request hold its record."""
         self._calls.clear()
         self.own = None
 
     def _own_calls(self, answered_call_id: str | None) -> list[_Call]:
+        if self.remade:
+            return list(self._calls.values())
         own = self.own
         if own is not None:
             described = [call for call in self._calls.values() if own.is_described_by(call.details)]

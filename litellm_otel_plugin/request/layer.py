@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 
 CALL_ID_HEADER = b"x-litellm-call-id"
 TRACE_RESPONSE_HEADER = b"traceresponse"
+WEBSOCKET_NORMAL_CLOSURE = 1000
+# Done, going away, and no code at all: how sessions end that nothing went wrong in.
+WEBSOCKET_QUIET_CLOSURES = (WEBSOCKET_NORMAL_CLOSURE, 1001, 1005)
 # FastAPI's own telemetry looks here before it makes a SERVER span of its own for a mounted sub-application.
 FASTAPI_TELEMETRY_KEY = "fastapi.telemetry"
 
@@ -94,14 +98,16 @@ def _open(scope: Scope) -> RequestRecord | None:
         return None
     scope[FASTAPI_TELEMETRY_KEY] = None
     span = trace.get_current_span()
-    # Contrib makes no span for an excluded path.
-    return open_record(scope, span, request_method(scope)) if span.get_span_context().is_valid else None
+    context = span.get_span_context()
+    # Contrib makes no span for an excluded path, and a disabled SDK none at all: then the caller's is the current one.
+    return open_record(scope, span, request_method(scope)) if context.is_valid and not context.is_remote else None
 
 
 def _observe(record: RequestRecord, message: Message) -> Message:
     kind = message["type"]
     if kind in ("http.response.start", "websocket.http.response.start"):
         record.response_started = True
+        record.response_started_at = time.time()
         record.status = message["status"]
         record.call_id = _header(message, CALL_ID_HEADER)
         if record.status >= FIRST_ERROR_STATUS:
@@ -123,6 +129,8 @@ def _observe(record: RequestRecord, message: Message) -> Message:
     elif kind == "websocket.close":
         if not record.response_started:
             record.status = WEBSOCKET_REFUSED
+        elif message.get("code", WEBSOCKET_NORMAL_CLOSURE) not in WEBSOCKET_QUIET_CLOSURES:
+            record.close_code = message["code"]
         record.response_complete = True
     return message
 
@@ -138,7 +146,7 @@ def _close(record: RequestRecord, passing: BaseException | None) -> None:
             record.status = SERVER_ERROR_STATUS
         if record.scope["type"] == "websocket":
             record.client_gone = False  # either side may end a WebSocket
-    stamp_outcome(record)
+    stamp_outcome(record, exception_passes=isinstance(passing, Exception))
 
 
 def _header(message: Message, name: bytes) -> str | None:

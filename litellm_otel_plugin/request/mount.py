@@ -8,14 +8,16 @@ older releases and record an exception a second time.
 
 from __future__ import annotations
 
+import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from opentelemetry.instrumentation import _semconv as contrib_semconv
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.semconv.attributes.http_attributes import HTTP_ROUTE
-from opentelemetry.util.http import parse_excluded_urls
+from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 from starlette.middleware.errors import ServerErrorMiddleware
 
 from litellm_otel_plugin.guard import contained
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.trace import TracerProvider
 
+EXCLUDED_URLS = "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS"
 CONTRIB_PACKAGE = "opentelemetry.instrumentation."
 # LiteLLM's request hook rewrites the route of a pass-through to its raw path, one name per path ever requested.
 HOOKS_NOT_KEPT = frozenset({"_passthrough_span_name_hook"})
@@ -46,7 +49,7 @@ def mount(
     *,
     tracer_provider: TracerProvider,
     legacy_names: bool,
-    default_excluded_urls: str,
+    excluded_paths: str,
 ) -> Mounted:
     """Put contrib's middleware and our layer around ``application``; a second call changes nothing."""
     stack = getattr(application, "middleware_stack", None)
@@ -62,7 +65,7 @@ def mount(
             # Starlette's innermost net answers what even LiteLLM's exception handlers fail on. Without it the server
             # would, outside of the trace; with it, contrib has always had one in the same place.
             RequestLayer(ServerErrorMiddleware(stack)),
-            excluded_urls=earlier.excluded_urls if earlier is not None else parse_excluded_urls(default_excluded_urls),
+            excluded_urls=_excluded_urls(earlier, excluded_paths),
             # Not the global one: where another SDK claimed that, the SERVER span would leave its own trace.
             tracer_provider=tracer_provider,
             default_span_details=SpanDetails(legacy_names=legacy_names),
@@ -75,6 +78,31 @@ def mount(
     _put_route_on_metrics(middleware, mounted)
     application.middleware_stack = middleware
     return mounted
+
+
+class ExcludedPaths(ExcludeList):
+    """Patterns that are looked for in the path alone.
+
+    Contrib looks for them in the whole URL, where `/docs` is also found in `http://docs.example.com/`: whoever is
+    reached by such a name, or sends it as Host, would not be traced.
+    """
+
+    def url_disabled(self, url: str) -> bool:
+        """Whether contrib shall make no span for this URL."""
+        return bool(super().url_disabled(urlsplit(url).path))
+
+
+def _excluded_urls(earlier: OpenTelemetryMiddleware | None, default_paths: str) -> ExcludeList | None:
+    if EXCLUDED_URLS in os.environ:  # the operator's, and matched as OpenTelemetry documents it
+        return parse_excluded_urls(os.environ[EXCLUDED_URLS])
+    if earlier is not None and not _is_litellms(earlier):
+        theirs: ExcludeList | None = earlier.excluded_urls
+        return theirs
+    return ExcludedPaths([path.strip() for path in default_paths.split(",") if path.strip()])
+
+
+def _is_litellms(earlier: OpenTelemetryMiddleware) -> bool:
+    return _written_name(earlier.server_request_hook) in HOOKS_NOT_KEPT
 
 
 def _without_contrib(stack: Any) -> tuple[Any, OpenTelemetryMiddleware | None]:
@@ -98,8 +126,12 @@ def _without_contrib(stack: Any) -> tuple[Any, OpenTelemetryMiddleware | None]:
 
 def _kept_hook(earlier: OpenTelemetryMiddleware | None, name: str) -> Callable[..., None] | None:
     hook: Callable[..., None] | None = getattr(earlier, name, None)
+    return None if _written_name(hook) in HOOKS_NOT_KEPT else hook
+
+
+def _written_name(hook: Callable[..., None] | None) -> str:
     written = getattr(hook, "__wrapped__", hook)  # contrib wraps each hook
-    return None if getattr(written, "__name__", "") in HOOKS_NOT_KEPT else hook
+    return getattr(written, "__name__", "")
 
 
 class _SemanticConventions:

@@ -32,10 +32,16 @@ class RequestRecord:
     authenticated: bool = False
     call_id: str | None = None
     exception: BaseException | None = None
+    # What ended the last attempt at a provider, and when; a later attempt makes it history.
+    attempt_failure: BaseException | None = None
+    attempt_failed_at: float = 0.0
+    # The code with which the proxy closed an accepted WebSocket, where that was not a normal one.
+    close_code: int | None = None
     # `error.type` as LiteLLM stamped it, before contrib puts a 5xx status in its place.
     stamped_error: str | None = None
     status: int | None = None
     response_started: bool = False
+    response_started_at: float = 0.0
     response_complete: bool = False
     client_gone: bool = False
     finished: bool = False
@@ -44,6 +50,14 @@ class RequestRecord:
         """Keep what went wrong. The first failure is the cause, later ones are its consequences."""
         if self.exception is None and not self.finished:
             self.exception = exception
+
+    def failure_of_last_attempt(self) -> BaseException | None:
+        """What ended the call in the middle of its answer, where LiteLLM tells the failure to its loggers alone.
+
+        A failure before the response was followed by another attempt, or by a response that tells of it.
+        """
+        answering_since = max(self.response_started_at, self.handoffs.last_attempt_at)
+        return self.attempt_failure if self.response_started and self.attempt_failed_at >= answering_since else None
 
 
 _record: ContextVar[RequestRecord | None] = ContextVar("litellm_otel_plugin_record", default=None)

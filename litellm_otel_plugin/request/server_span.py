@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.semconv.attributes.error_attributes import ERROR_TYPE
+from opentelemetry.semconv.attributes.exception_attributes import EXCEPTION_MESSAGE, EXCEPTION_TYPE
 from opentelemetry.semconv.attributes.http_attributes import (
     HTTP_RESPONSE_STATUS_CODE,
     HTTP_ROUTE,
 )
 from opentelemetry.trace import Status, StatusCode
 
-from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED, error_name
+from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED, error_name, exception_name
 from litellm_otel_plugin.request.route import route_template
 
 if TYPE_CHECKING:
@@ -28,12 +29,17 @@ if TYPE_CHECKING:
 CALL_ID = "litellm.call_id"
 ATTEMPTS = "litellm.attempts"
 PREPROCESSING_DURATION = "litellm.preprocessing.duration_ms"
+EXCEPTION_EVENT = "exception"
+# LiteLLM puts the status of a failure here, also where the response's own was a 200 by then.
+PROVIDER_ERROR_CODE = "litellm.provider.error.code"
 # Not a semantic convention: LiteLLM's earlier tracing set it, and dashboards are built on it.
 ERROR_CODE = "error.code"
 # The legacy status, which contrib sets where legacy names are kept.
 LEGACY_STATUS_CODE = "http.status_code"
 
 FIRST_ERROR_STATUS = 400
+# An exception's text can quote a whole request; this is longer than what anybody reads of one.
+LONGEST_MESSAGE = 4_096
 SERVER_ERROR_STATUS = 500
 # nginx's status for a client that left before the response: nothing was sent, so none of HTTP's own is true.
 CLIENT_CLOSED_REQUEST = 499
@@ -65,19 +71,25 @@ def stamp_response_start(record: RequestRecord) -> None:
     record.stamped_error = _stamped_error(record)
 
 
-def stamp_outcome(record: RequestRecord) -> None:
-    """Stamp how the request ended, once, while the span still takes attributes."""
+def stamp_outcome(record: RequestRecord, *, exception_passes: bool = False) -> None:
+    """Stamp how the request ended, once, while the span still takes attributes.
+
+    An exception that passes on to contrib's middleware is recorded there.
+    """
     if record.finished:
         return
     learn_route(record)
     record.finished = True
     if record.span.is_recording():
         _stamp(record)
+        if not exception_passes:
+            _record_exception(record)
     record.handoffs.forget()
 
 
 def _stamp(record: RequestRecord) -> None:
     span = record.span
+    record.exception = record.exception or record.failure_of_last_attempt()
     attempts = record.handoffs.attempts(record.call_id)
     # LiteLLM announces a realtime session's one call again with every message that the client sends.
     span.set_attribute(ATTEMPTS, min(attempts, 1) if record.scope["type"] == "websocket" else attempts)
@@ -93,19 +105,48 @@ def _stamp(record: RequestRecord) -> None:
 
 def _stamp_error(record: RequestRecord) -> None:
     span, status = record.span, record.status
-    failed_status = status if status is not None and status >= FIRST_ERROR_STATUS else None
+    failed_status = str(status) if status is not None and status >= FIRST_ERROR_STATUS else None
     if failed_status is not None:
-        span.set_attribute(ERROR_CODE, str(failed_status))
-    if record.client_gone and record.exception is None:
-        span.set_attribute(ERROR_TYPE, CLIENT_DISCONNECTED)
-        span.set_status(Status(StatusCode.ERROR, CLIENT_DISCONNECTED))
+        span.set_attribute(ERROR_CODE, failed_status)
+    exception = record.exception
+    if record.client_gone and exception is None:
+        _fail(record, CLIENT_DISCONNECTED)
+        return
+    if record.close_code is not None:
+        _fail(record, exception_name(exception) or str(record.close_code))
         return
     stamped = record.stamped_error or _stamped_error(record)
-    if failed_status is None and record.exception is None and stamped is None:
+    if failed_status is None and exception is None and stamped is None:
         return
-    name = error_name(record.exception, stamped, failed_status)
-    if name is not None:
-        span.set_attribute(ERROR_TYPE, name)
+    if failed_status is None:  # a stream that broke after a 200
+        failed_status = _attributes(record).get(PROVIDER_ERROR_CODE)
+        _fail(record, error_name(exception, stamped, failed_status))
+    else:
+        span.set_attribute(ERROR_TYPE, error_name(exception, stamped, failed_status))
+
+
+def _fail(record: RequestRecord, name: str) -> None:
+    """Name a failure that no HTTP status shows. LiteLLM's own description of it stays."""
+    record.span.set_attribute(ERROR_TYPE, name)
+    if not _described(record):
+        record.span.set_status(Status(StatusCode.ERROR, name))
+
+
+def _record_exception(record: RequestRecord) -> None:
+    """Leave one ``exception`` event where LiteLLM left none: it handles an exception of its own code without one."""
+    exception, name = record.exception, exception_name(record.exception)
+    if exception is None or name is None or not isinstance(record.span, ReadableSpan):
+        return
+    if any(event.name == EXCEPTION_EVENT for event in record.span.events):
+        return
+    message = str(exception)[:LONGEST_MESSAGE]
+    record.span.add_event(EXCEPTION_EVENT, {EXCEPTION_TYPE: name, EXCEPTION_MESSAGE: message})
+    if not _described(record):
+        record.span.set_status(Status(StatusCode.ERROR, f"{name}: {message}"))
+
+
+def _described(record: RequestRecord) -> bool:
+    return isinstance(record.span, ReadableSpan) and bool(record.span.status.description)
 
 
 def _stamped_error(record: RequestRecord) -> str | None:

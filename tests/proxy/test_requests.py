@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ import anthropic
 import httpx
 import openai
 import pytest
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from tests.support.config import PLUGIN
@@ -24,6 +26,8 @@ from tests.support.trees import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from websockets.sync.connection import Connection
 
     from tests.support.receiver import ReceivedSpan
 
@@ -201,6 +205,72 @@ def test_a_rejected_key_is_not_authenticated_and_an_accepted_one_is(gateway: Gat
         assert (PREPROCESSING in span.attributes) == authenticated
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", _chat(stream=True)),
+        ("/v1/messages", _messages(stream=True)),
+        ("/v1/messages", _messages(model="mock", stream=True)),
+        ("/v1/responses", {"model": "mock", "input": "hi", "stream": True}),
+    ],
+)
+def test_a_provider_that_breaks_off_in_the_middle_of_a_stream(
+    gateway: Gateway, path: str, body: dict[str, Any]
+) -> None:
+    gateway.provider.replies.append(Reply(after_chunks=3, chunk_delay=0.05))
+    response = gateway.proxy.client.post(path, json=body)
+    assert response.status_code == 200
+    span = gateway.server_span(response)
+    assert span.attributes["http.response.status_code"] == 200
+    assert span.status == "ERROR"
+    error_type = span.attributes["error.type"]
+    assert error_type.endswith(("Error", "Exception")), error_type
+    assert error_type not in ("ProxyException", "HTTPException")
+    assert "error.code" not in span.attributes
+    assert [event.name for event in span.events].count("exception") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "error_type"),
+    [("stop with an envelope", "400"), ("stop with http", "400"), ("stop with its own", "ForbiddenTopicError")],
+)
+def test_a_guardrail_that_stops_a_stream(gateway: Gateway, text: str, error_type: str) -> None:
+    body = _chat(stream=True, messages=[{"role": "user", "content": text}])
+    with gateway.proxy.client.stream("POST", "/v1/chat/completions", json=body) as response:
+        assert response.status_code == 200
+        with suppress(httpx.RemoteProtocolError):  # LiteLLM ends some of them with an error event, some abruptly
+            response.read()
+    span = gateway.server_span(response)
+    assert (span.status, span.attributes["error.type"]) == ("ERROR", error_type)
+
+
+def test_an_exception_that_nothing_handles(gateway: Gateway) -> None:
+    """Without a database this door fails, and without LiteLLM's database client so does LiteLLM's handling of it."""
+    response = gateway.proxy.client.get("/key/info")
+    span = gateway.server_span(response)
+    _assert_always(span, response)
+    assert response.status_code >= 400
+    assert span.status == "ERROR"
+    assert [event.name for event in span.events].count("exception") == 1
+    assert span.status_message
+
+
+@pytest.mark.parametrize("host", ["docs.example.com", "metrics.corp:4000", "health.corp"])
+def test_no_host_name_keeps_a_request_from_being_traced(gateway: Gateway, host: str) -> None:
+    response = gateway.proxy.client.get("/v1/models", headers={"host": host})
+    assert response.status_code == 200
+    assert gateway.server_span(response).attributes["http.route"] == "/v1/models"
+
+
+def test_a_door_behind_which_the_call_is_made_anew(gateway: Gateway) -> None:
+    body = {"contents": [{"role": "user", "parts": [{"text": "hi"}]}]}
+    response = gateway.proxy.client.post("/v1beta/models/mock:generateContent", json=body)
+    assert response.status_code == 200, response.text
+    span = gateway.server_span(response, kinds=("SERVER", "CLIENT"))
+    assert span.attributes["litellm.attempts"] == 1
+    assert span.attributes[PREPROCESSING] > 0
+
+
 def test_a_client_that_leaves_before_the_answer(gateway: Gateway) -> None:
     path = "/v1/chat/completions"
     gateway.collector.forget()
@@ -257,6 +327,26 @@ def test_a_realtime_session(gateway: Gateway) -> None:
     assert "error.type" not in server.attributes
     assert server.attributes["litellm.attempts"] == 1
     assert server.attributes[PREPROCESSING] > 0
+
+
+def _read_to_the_end(session: Connection) -> None:
+    while True:  # an error event or two may come first
+        session.recv(10)
+
+
+def test_a_realtime_session_that_cannot_be_had(gateway: Gateway) -> None:
+    path = "/v1/realtime"
+    gateway.collector.forget()
+    url = f"ws://127.0.0.1:{gateway.proxy.port}{path}?model=unreachable"
+    with connect(url, additional_headers=gateway.proxy.headers, proxy=None) as session:
+        with pytest.raises(ConnectionClosed) as closed:
+            _read_to_the_end(session)
+        assert closed.value.rcvd is not None
+        assert closed.value.rcvd.code == 1011
+    (server,) = [span for span in gateway.newest_trace_of_path(path) if span.kind == "SERVER"]
+    assert server.attributes["http.response.status_code"] == 101
+    assert server.status == "ERROR"
+    assert server.attributes["error.type"]
 
 
 def test_two_failures_are_each_one_exception_event(gateway: Gateway) -> None:

@@ -53,6 +53,7 @@ def _assert_one_whole_trace(gateway: Gateway) -> None:
     [
         pytest.param([PLUGIN], {}, id="our-line-alone"),
         pytest.param([PLUGIN], {"LITELLM_OTEL_V2": "true"}, id="v2-is-on-already"),
+        pytest.param([PLUGIN], {"LITELLM_OTEL_V2": ""}, id="v2-is-an-empty-variable"),
         pytest.param([PLUGIN, "otel"], {}, id="before-otel"),
         pytest.param(["otel", PLUGIN], {"LITELLM_OTEL_V2": "true"}, id="after-otel"),
         pytest.param([], HOOK, id="worker-hook"),
@@ -132,6 +133,28 @@ def test_the_operators_own_provider_is_used(callbacks: list[str]) -> None:
                 assert _ids(gateway.collector.spans) == _ids(theirs.spans)
             else:
                 assert "for an account that it already writes to: left out" in gateway.proxy.log
+
+
+def test_the_console_stays_quiet_beside_the_operators_own_provider(provider: MockProvider) -> None:
+    with OtlpReceiver() as theirs:
+        program = [sys.executable, "-m", "tests.support.operator_sdk"]
+        environment = {**provider_environment(provider.url), "TEST_OPERATORS_COLLECTOR": theirs.url}
+        with Proxy(config(provider.url, PLUGIN), environment, program=program) as proxy:
+            proxy.chat()
+            theirs.wait_until(lambda spans: {span.kind for span in spans} >= set(WHOLE))
+            proxy.stop()
+            assert "traces go to the exporters of the provider that was already set" in proxy.log
+            assert "trace=" not in proxy.log
+
+
+def test_a_disabled_sdk_is_said_to_be(provider: MockProvider) -> None:
+    environment = {"OTEL_SDK_DISABLED": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    with Proxy(config(provider.url, PLUGIN), environment) as proxy:
+        caller = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
+        response = proxy.client.get("/v1/models", headers=caller)
+        assert response.status_code == 200
+        assert "traceresponse" not in response.headers
+        assert "off: every trace (OTEL_SDK_DISABLED is set)" in proxy.log
 
 
 @pytest.mark.parametrize(

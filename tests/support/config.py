@@ -13,6 +13,14 @@ def models(provider_url: str) -> list[dict[str, Any]]:
     return [
         {"model_name": "mock", "litellm_params": {"model": "openai/mock", **openai}},
         {"model_name": "realtime", "litellm_params": {"model": "openai/gpt-4o-realtime-preview", **openai}},
+        {
+            "model_name": "unreachable",
+            "litellm_params": {
+                **openai,
+                "model": "openai/gpt-4o-realtime-preview",
+                "api_base": "http://127.0.0.1:9/v1",
+            },
+        },
         {"model_name": "embed", "litellm_params": {"model": "openai/embed", **openai}},
         {
             "model_name": "claude",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import litellm
 from fastapi import HTTPException
 from litellm.integrations.custom_logger import CustomLogger
+from litellm.proxy._types import ProxyException
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 
 class ForbiddenTopicError(Exception):
@@ -26,6 +30,21 @@ class Guardrail(CustomLogger):
             raise HTTPException(400, {"error": "blocked"})
         if "block with its own" in text:
             raise ForbiddenTopicError("blocked")
+
+    async def async_post_call_streaming_iterator_hook(
+        self, user_api_key_dict: Any, response: Any, request_data: Any
+    ) -> AsyncIterator[Any]:
+        """Stop a stream in the middle, the way that a guardrail of a stream does."""
+        text, chunks = str(request_data.get("messages")), 0
+        async for chunk in response:
+            chunks += 1
+            if chunks == 3 and "stop with an envelope" in text:
+                raise ProxyException(message="stopped", type="guardrail", param=None, code=400)
+            if chunks == 3 and "stop with http" in text:
+                raise HTTPException(400, {"error": "stopped"})
+            if chunks == 3 and "stop with its own" in text:
+                raise ForbiddenTopicError("stopped")
+            yield chunk
 
 
 guardrail = Guardrail()

@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
+from opentelemetry.trace import (
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
 
 from litellm_otel_plugin.console import ConsoleProcessor, console_is_wanted, draw_on_console, one_line, waterfall
 from tests.support.spans import SpanMemory
@@ -135,6 +143,52 @@ def test_text_from_outside_is_no_markup() -> None:
     provider.get_tracer("t").start_span("GET [bold]/[/nope] [red", kind=SpanKind.SERVER).end()
     provider.force_flush()
     assert "GET [bold]/[/nope] [red" in stream.getvalue()
+
+
+def test_text_from_outside_makes_no_lines_and_no_escapes() -> None:
+    stream = io.StringIO()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(ConsoleProcessor(stream))
+    hostile = "/x\ntrace=0 POST /forged 200\x1b[31m\x00\u2028" + "y" * 60_000
+    attributes: dict[str, Any] = {"http.response.status_code": 404, "url.path": hostile}
+    provider.get_tracer("t").start_span(f"GET {hostile}", kind=SpanKind.SERVER, attributes=attributes).end()
+    provider.force_flush()
+    (line,) = stream.getvalue().splitlines()
+    assert len(line) < 600
+    assert "\x1b" not in line
+    assert "\x00" not in line
+
+
+def test_each_request_of_one_trace_is_drawn_by_itself() -> None:
+    stream = io.StringIO()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(ConsoleProcessor(stream))
+    trace = SpanContext(0xABC, 0xDEF, is_remote=True, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+    caller = set_span_in_context(NonRecordingSpan(trace))
+    tracer = provider.get_tracer("t")
+    for n in range(3):
+        server = tracer.start_span(f"GET /{n}", context=caller, kind=SpanKind.SERVER)
+        tracer.start_span("auth", context=set_span_in_context(server)).end()
+        server.end()
+    unfinished = tracer.start_span("GET /unfinished", context=caller, kind=SpanKind.SERVER)
+    tracer.start_span("auth", context=set_span_in_context(unfinished)).end()
+    tracer.start_span("a background job").end()
+    provider.force_flush()
+    assert [line.split(" ")[2] for line in stream.getvalue().splitlines()] == ["/0", "/1", "/2"]
+    unfinished.end()
+    provider.force_flush()
+    (line,) = stream.getvalue().splitlines()[3:]
+    assert "GET /unfinished" in line
+    assert line.endswith("spans=2")
+
+
+def test_a_stream_that_knows_ascii_only_gets_every_line() -> None:
+    raw = io.BytesIO()
+    provider = TracerProvider(shutdown_on_exit=False)
+    provider.add_span_processor(ConsoleProcessor(io.TextIOWrapper(raw, encoding="ascii", write_through=True)))
+    _request(provider)
+    provider.force_flush()
+    assert b"7?4 tokens spans=3" in raw.getvalue()
 
 
 def test_the_view_is_attached_once() -> None:

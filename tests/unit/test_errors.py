@@ -30,23 +30,45 @@ def _implicitly(original: Exception) -> Exception:
         return error
 
 
+class ExceptionGroup(Exception):  # noqa: N818 - as the built-in is named, which Python 3.10 has not
+    def __init__(self, *exceptions: Exception) -> None:
+        super().__init__()
+        self.exceptions = exceptions
+
+
+class HTTPException(Exception):  # noqa: N818 - Starlette's name
+    def __init__(self, status_code: int) -> None:
+        super().__init__()
+        self.status_code = status_code
+
+
+def _in_a_group(inner: Exception) -> Exception:
+    """An exception whose context is the group that a task group put around it."""
+    inner.__context__ = ExceptionGroup(inner)
+    return inner
+
+
 @pytest.mark.parametrize(
     ("exception", "stamped", "status", "name"),
     [
-        (RateLimitError(), "ProxyException", 429, "RateLimitError"),
-        (_implicitly(RateLimitError()), "ProxyException", 429, "RateLimitError"),
-        (_explicitly(RateLimitError()), None, 429, "RateLimitError"),
-        (ProxyException(), "ProxyException", 401, "401"),
-        (_implicitly(ProxyException()), "ProxyException", 400, "400"),
-        (None, "RequestValidationError", 422, "RequestValidationError"),
-        (None, "500", 503, "503"),
-        (None, None, 404, "404"),
-        (None, "HTTPException", 403, "403"),
-        (None, None, None, None),
+        (RateLimitError(), "ProxyException", "429", "RateLimitError"),
+        (_implicitly(RateLimitError()), "ProxyException", "429", "RateLimitError"),
+        (_explicitly(RateLimitError()), None, "429", "RateLimitError"),
+        (ExceptionGroup(RateLimitError()), None, None, "RateLimitError"),
+        (ExceptionGroup(RateLimitError(), RateLimitError()), None, "500", "500"),
+        (_in_a_group(HTTPException(400)), "ExceptionGroup", None, "400"),
+        (ProxyException(), "ProxyException", "401", "401"),
+        (_implicitly(ProxyException()), "ProxyException", "400", "400"),
+        (ProxyException(), "ProxyException", None, "_OTHER"),
+        (None, "RequestValidationError", "422", "RequestValidationError"),
+        (None, "500", "503", "503"),
+        (None, None, "404", "404"),
+        (None, "HTTPException", "403", "403"),
+        (None, "HTTPException", None, "_OTHER"),
     ],
 )
 def test_the_name_says_what_went_wrong(
-    exception: BaseException | None, stamped: str | None, status: int | None, name: str | None
+    exception: BaseException | None, stamped: str | None, status: str | None, name: str
 ) -> None:
     assert error_name(exception, stamped, status) == name
 
@@ -54,4 +76,4 @@ def test_the_name_says_what_went_wrong(
 def test_a_chain_that_bites_its_tail_ends() -> None:
     first, second = ProxyException(), ProxyException()
     first.__cause__, second.__cause__ = second, first
-    assert error_name(first, None, 500) == "500"
+    assert error_name(first, None, "500") == "500"

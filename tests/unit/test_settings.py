@@ -109,3 +109,22 @@ def test_any_section_is_read_or_refused_with_one_error(section: object) -> None:
     except SettingsError:
         return
     assert 0 <= settings.shutdown_seconds <= 300
+
+
+def test_switching_it_off_needs_no_other_setting_to_be_right(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LITELLM_OTEL_PLUGIN_CONSOLE", "nonsense")
+    monkeypatch.setenv("LITELLM_OTEL_PLUGIN_ENABLED", "false")
+    assert not load({"shutdown_seconds": "nonsense"}).enabled
+    monkeypatch.delenv("LITELLM_OTEL_PLUGIN_ENABLED")
+    assert not load({"enabled": False}).enabled
+    with pytest.raises(SettingsError):
+        load({"enabled": True})
+
+
+def test_a_name_with_nothing_behind_it_is_a_default() -> None:
+    assert load({"console": None, "shutdown_seconds": None}) == load()
+
+
+def test_a_boolean_is_no_number_of_seconds() -> None:
+    with pytest.raises(SettingsError, match="shutdown_seconds"):
+        load({"shutdown_seconds": True})
