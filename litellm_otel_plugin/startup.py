@@ -231,11 +231,13 @@ def _switching_off(installation: Installation) -> Iterator[None]:
 
 
 def _give_log_lines_an_outlet() -> None:
-    """Print our lines where nothing else would: LiteLLM sets up its own loggers, and leaves the root without one."""
+    """Print our lines where nothing else would: LiteLLM sets up its own loggers, and the root's with JSON logs only."""
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
     if log.hasHandlers():
         return
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("litellm-otel-plugin: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(logging.INFO)
+    plain = logging.StreamHandler(sys.stderr)
+    plain.setFormatter(logging.Formatter("litellm-otel-plugin: %(message)s"))
+    for handler in upstream.json_log_handlers() or [plain]:
+        log.addHandler(handler)
     log.propagate = False

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import logging
     from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
     from types import ModuleType
 
@@ -348,6 +349,14 @@ def application() -> Any:
 def excluded_paths() -> str:
     """LiteLLM's list of paths that are not traced unless the operator says otherwise."""
     return str(_take(EXCLUDED_URLS))
+
+
+def json_log_handlers() -> list[logging.Handler]:
+    """LiteLLM's own handlers where it logs JSON (``JSON_LOGS``), so that our lines are JSON too."""
+    from litellm import _logging  # noqa: PLC0415 - see the module docstring
+
+    proxy_logger = getattr(_logging, "verbose_proxy_logger", None)
+    return list(proxy_logger.handlers) if getattr(_logging, "json_logs", False) and proxy_logger is not None else []
 
 
 def plugin_settings() -> object:

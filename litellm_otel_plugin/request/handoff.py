@@ -99,7 +99,7 @@ class Handoffs:
         return any(call.details is details for call in self._own_calls(None))
 
     def forget(self) -> None:
-        """Let go of LiteLLM's objects: tasks that outlive the request hold its record."""
+        """Let go of LiteLLM's objects."""
         self._calls.clear()
         self.own = None
 

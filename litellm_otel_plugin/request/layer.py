@@ -144,8 +144,6 @@ def _close(record: RequestRecord, passing: BaseException | None) -> None:
         elif not record.client_gone and not record.response_started and record.scope["type"] == "http":
             # No response at all: the server answers a 500 of its own.
             record.status = SERVER_ERROR_STATUS
-        if record.scope["type"] == "websocket":
-            record.client_gone = False  # either side may end a WebSocket
     stamp_outcome(record, exception_passes=isinstance(passing, Exception))
 
 

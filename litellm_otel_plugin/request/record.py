@@ -51,6 +51,11 @@ class RequestRecord:
         if self.exception is None and not self.finished:
             self.exception = exception
 
+    def forget(self) -> None:
+        """Let go of what is not ours: a task that outlives the request holds its record, and would hold all of it."""
+        self.handoffs.forget()
+        self.exception = self.attempt_failure = None
+
     def failure_of_last_attempt(self) -> BaseException | None:
         """What ended the call in the middle of its answer, where LiteLLM tells the failure to its loggers alone.
 

@@ -84,7 +84,7 @@ def stamp_outcome(record: RequestRecord, *, exception_passes: bool = False) -> N
         _stamp(record)
         if not exception_passes:
             _record_exception(record)
-    record.handoffs.forget()
+    record.forget()
 
 
 def _stamp(record: RequestRecord) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections import Counter
@@ -177,6 +178,13 @@ def test_a_bad_setting_stops_the_start_with_one_message(
     problems = [line for line in log.splitlines()[at + 1 :] if line.startswith("  ") and ": " in line][:named]
     assert at >= 0
     assert len(problems) == named
+
+
+def test_with_json_logs_our_lines_are_json(provider: MockProvider) -> None:
+    environment = {"JSON_LOGS": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}
+    with Proxy(config(provider.url, PLUGIN), environment) as proxy:
+        (line,) = [line for line in proxy.log.splitlines() if "traces go to otlp_http" in line]
+    assert json.loads(line)["message"] == "traces go to otlp_http at http://127.0.0.1:9/v1/traces"
 
 
 def test_an_unknown_name_is_one_warning(provider: MockProvider) -> None:
