@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from litellm_otel_plugin import __version__
 from litellm_otel_plugin.quickstart import run_quickstart
+from litellm_otel_plugin.seams import installed_version
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,8 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def print_version() -> None:
     """The versions that a bug report needs."""
-    from litellm_otel_plugin.upstream import installed_version  # noqa: PLC0415 - read, not imported
-
     packages = ("litellm", "opentelemetry-sdk", "opentelemetry-instrumentation-fastapi", "fastapi")
     beside = ", ".join(f"{package} {installed_version(package)}" for package in packages)
     sys.stdout.write(f"litellm-otel-plugin {__version__} ({beside})\n")

@@ -16,6 +16,7 @@ from opentelemetry import _logs, metrics, trace
 
 from litellm_otel_plugin import upstream
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.seams import SeamMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ async def _drain_callbacks(seconds: float) -> None:
         await asyncio.wait_for(upstream.drain_logging_worker(), seconds)
     except asyncio.TimeoutError:
         log.warning("LiteLLM's callbacks did not finish in time: the spans of the last calls may be missing")
-    except upstream.SeamMissing as missing:
+    except SeamMissing as missing:
         log.warning("off: %s (%s)", missing.seam.lost, missing)
 
 

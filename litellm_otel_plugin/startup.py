@@ -24,6 +24,7 @@ from litellm_otel_plugin.backends.accounts import without_known_accounts
 from litellm_otel_plugin.console import console_is_wanted, draw_on_console
 from litellm_otel_plugin.guard import contained, guard
 from litellm_otel_plugin.request.chain import ChainError
+from litellm_otel_plugin.seams import APPLICATION, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
 from litellm_otel_plugin.shutdown import flush_everything
 
@@ -63,7 +64,7 @@ def install() -> None:
     """
     try:
         upstream.wrap_startup_logging(make_plugin)
-    except upstream.SeamMissing:
+    except SeamMissing:
         make_plugin()
 
 
@@ -224,10 +225,10 @@ def _switching_off(installation: Installation) -> Iterator[None]:
     """Where LiteLLM or OpenTelemetry lacks what the block needs, note the feature that is off with it."""
     try:
         yield
-    except upstream.SeamMissing as missing:
+    except SeamMissing as missing:
         installation.off[missing.seam.lost] = str(missing)
     except (ImportError, ChainError) as error:
-        installation.off[upstream.APPLICATION.lost] = str(error)
+        installation.off[APPLICATION.lost] = str(error)
 
 
 def _give_log_lines_an_outlet() -> None:

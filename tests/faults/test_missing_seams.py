@@ -15,7 +15,7 @@ import httpx
 import pytest
 from opentelemetry.sdk import resources as sdk_resources
 
-from litellm_otel_plugin import upstream
+from litellm_otel_plugin import seams
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.proxy import CONTAINED, MASTER_KEY, REPOSITORY, trace_id_of
 from tests.support.receiver import OtlpReceiver
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
     from tests.support.provider import MockProvider
     from tests.support.receiver import ReceivedSpan
 
-SEAMS = {
-    name: seam for name, seam in vars(upstream).items() if isinstance(seam, upstream.Seam) and seam in upstream.SEAMS
-}
+SEAMS = {name: seam for name, seam in vars(seams).items() if isinstance(seam, seams.Seam) and seam in seams.SEAMS}
 # Silent by nature: an MCP SDK without that function makes no such span, and no test here starts by a worker hook.
 SILENT = {"MCP_MESSAGE_SPAN", "STARTUP_LOGGING"}
 CHAT = {"model": "mock", "messages": [{"role": "user", "content": "hi"}]}

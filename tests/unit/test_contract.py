@@ -9,7 +9,7 @@ import pytest
 from opentelemetry.instrumentation import _semconv
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
-from litellm_otel_plugin import upstream
+from litellm_otel_plugin import seams, upstream
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -30,24 +30,24 @@ def _parameters(function: Any) -> list[str]:
 
 
 @pytest.mark.usefixtures("proxy_server")
-@pytest.mark.parametrize("seam", upstream.SEAMS, ids=lambda seam: seam.name)
-def test_a_seam_is_there(seam: upstream.Seam) -> None:
-    if seam is upstream.MCP_MESSAGE_SPAN:
+@pytest.mark.parametrize("seam", seams.SEAMS, ids=lambda seam: seam.name)
+def test_a_seam_is_there(seam: seams.Seam) -> None:
+    if seam is seams.MCP_MESSAGE_SPAN:
         pytest.importorskip("mcp.server._otel", reason="an MCP SDK that makes no span of a message")
     assert upstream._take(seam) is not None
 
 
 @pytest.mark.usefixtures("proxy_server")
 def test_what_the_seams_are_called_with() -> None:
-    publish = upstream._take(upstream.PUBLISH)
+    publish = upstream._take(seams.PUBLISH)
     assert _parameters(publish) == ["in_memory_loggers", "set_global_provider", "registered"]
-    assert inspect.iscoroutinefunction(upstream._take(upstream.SHUTDOWN))
-    assert _parameters(upstream._take(upstream.RESOURCE)) == ["config"]
-    assert _parameters(upstream._take(upstream.PROVIDER))[0] == "config"
-    assert upstream.startup_logging_name(upstream._take(upstream.STARTUP_LOGGING)) is not None
-    assert inspect.iscoroutinefunction(upstream._take(upstream.LOGGING_WORKER).flush)
-    assert isinstance(upstream._take(upstream.EXCLUDED_URLS), str)
-    assert _parameters(upstream._take(upstream.PROVIDER_CLIENT).request)[:3] == ["self", "cast_to", "options"]
+    assert inspect.iscoroutinefunction(upstream._take(seams.SHUTDOWN))
+    assert _parameters(upstream._take(seams.RESOURCE)) == ["config"]
+    assert _parameters(upstream._take(seams.PROVIDER))[0] == "config"
+    assert upstream.startup_logging_name(upstream._take(seams.STARTUP_LOGGING)) is not None
+    assert inspect.iscoroutinefunction(upstream._take(seams.LOGGING_WORKER).flush)
+    assert isinstance(upstream._take(seams.EXCLUDED_URLS), str)
+    assert _parameters(upstream._take(seams.PROVIDER_CLIENT).request)[:3] == ["self", "cast_to", "options"]
 
 
 def test_the_switch_is_cached_and_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:

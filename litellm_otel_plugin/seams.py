@@ -1,0 +1,137 @@
+"""What the plugin uses of LiteLLM's insides and of its dependencies': names, purposes, and what is lost without each.
+
+Only names: ``upstream`` is what reaches for them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+PROXY_MODULE = "litellm.proxy.proxy_server"
+LOGGER_MODULE = "litellm.integrations.otel.logger"
+PROVIDERS_MODULE = "litellm.integrations.otel.plumbing.providers"
+MOUNT_MODULE = "litellm.integrations.otel.mount"
+AUTH_MODULE = "litellm.proxy.auth.user_api_key_auth"
+LOGGING_MODULE = "litellm.litellm_core_utils.litellm_logging"
+LOGGING_WORKER_MODULE = "litellm.litellm_core_utils.logging_worker"
+
+OPENAI_CLIENT_MODULE = "openai._base_client"
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One thing of LiteLLM's that we use."""
+
+    module: str
+    attribute: str
+    purpose: str
+    lost: str
+
+    @property
+    def name(self) -> str:
+        """Where it stands, as a reader would look it up."""
+        return f"{self.module}.{self.attribute}"
+
+
+PUBLISH = Seam(
+    LOGGER_MODULE,
+    "publish_global_otel_v2_provider",
+    purpose="LiteLLM calls it once its callbacks exist: our start-up hook",
+    lost="the plugin: nothing else of it can start",
+)
+SHUTDOWN = Seam(
+    PROXY_MODULE,
+    "proxy_shutdown_event",
+    purpose="awaited inside the lifespan when the proxy stops",
+    lost="delivery of what is queued when the proxy stops",
+)
+AUTHENTICATED = Seam(
+    AUTH_MODULE,
+    "seed_request_identity",
+    purpose="called where a request has been authenticated, and only there",
+    lost="knowing which requests were authenticated",
+)
+RESOURCE = Seam(
+    PROVIDERS_MODULE,
+    "build_resource",
+    purpose="describes this process on every span, metric and log record",
+    lost="service.instance.id: the workers of one host cannot be told apart",
+)
+PROVIDER = Seam(
+    LOGGER_MODULE,
+    "build_tracer_provider",
+    purpose="builds a logger's exporters",
+    lost="the console view in place of the SDK's JSON where no backend is configured",
+)
+PROVIDER_CLIENT = Seam(
+    OPENAI_CLIENT_MODULE,
+    "AsyncAPIClient",
+    purpose="its request method sends batches, files, fine-tuning, threads and assistants, which LiteLLM announces to "
+    "no hook",
+    lost="litellm.preprocessing.duration_ms and litellm.attempts for those",
+)
+MCP_MESSAGE_SPAN = Seam(
+    "mcp.server._otel",
+    "otel_span",
+    purpose="the MCP SDK's own span of each message: a second SERVER span, in the trace that the client names",
+    lost="one SERVER span per MCP request",
+)
+APPLICATION = Seam(
+    PROXY_MODULE,
+    "app",
+    purpose="the proxy's FastAPI application",
+    lost="the SERVER span's attributes",
+)
+LOGGING_WORKER = Seam(
+    LOGGING_WORKER_MODULE,
+    "GLOBAL_LOGGING_WORKER",
+    purpose="its queue holds the callbacks that close the spans of finished calls",
+    lost="the last calls' spans when the proxy stops",
+)
+EXCLUDED_URLS = Seam(
+    MOUNT_MODULE,
+    "_DEFAULT_EXCLUDED_URLS",
+    purpose="the paths that are not traced unless the operator says otherwise",
+    lost="that default: health checks and the UI's files are traced too",
+)
+STARTUP_LOGGING = Seam(
+    PROXY_MODULE,
+    "ProxyStartupEvent",
+    purpose="its initialize_startup_logging runs after config.yaml was read and before the callbacks are built",
+    lost="callback_settings.otel_plugin for the worker start-up hook, which then goes by the environment alone",
+)
+SEAMS = (
+    PUBLISH,
+    STARTUP_LOGGING,
+    SHUTDOWN,
+    AUTHENTICATED,
+    PROVIDER_CLIENT,
+    MCP_MESSAGE_SPAN,
+    RESOURCE,
+    PROVIDER,
+    APPLICATION,
+    LOGGING_WORKER,
+    EXCLUDED_URLS,
+)
+
+
+class SeamMissing(RuntimeError):  # noqa: N818 - it is a state of the world before it is an error
+    """LiteLLM no longer has something that we use."""
+
+    def __init__(self, seam: Seam) -> None:
+        super().__init__(f"LiteLLM {litellm_version()} has no {seam.name}")
+        self.seam = seam
+
+
+def litellm_version() -> str:
+    """The installed LiteLLM."""
+    return installed_version("litellm")
+
+
+def installed_version(distribution: str) -> str:
+    """The version of a distribution, read without importing it."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "(not installed)"
