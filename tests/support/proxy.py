@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 MASTER_KEY = "sk-master-0d9a8f1f7c5e4b6e93f2a1b0c8d7e6f5"
-SECONDS_TO_START = 90.0
+SECONDS_TO_START = 60.0
 SECONDS_TO_STOP = 20.0
 CONTAINED = "internal error while"
 REPOSITORY = Path(__file__).parents[2]
@@ -73,7 +73,13 @@ class Proxy:
         self.headers = {"authorization": f"Bearer {MASTER_KEY}"}
         self.client = httpx.Client(base_url=self.url, timeout=30, headers=self.headers, trust_env=False)
         if wait:
-            self.wait_until_ready()
+            try:
+                self.wait_until_ready()
+            except AssertionError:
+                self.client.close()
+                self.kill()
+                self._folder.cleanup()
+                raise
 
     @property
     def log(self) -> str:
