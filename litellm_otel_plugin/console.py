@@ -125,6 +125,7 @@ class ConsoleProcessor(SpanProcessor):
                 self._thread.start()
 
     def _run(self) -> None:
+        look_again_at = 0.0  # looking through every open trace with each span would be quadratic under load
         while True:
             try:
                 item = self._queue.get(timeout=SECONDS_TO_SETTLE / 2 if self._open else None)
@@ -132,12 +133,16 @@ class ConsoleProcessor(SpanProcessor):
                 item = None
             with contained("drawing a trace"):
                 if isinstance(item, threading.Event):
-                    self._draw_settled(everything=True)
-                    item.set()
+                    try:
+                        self._draw_settled(everything=True)
+                    finally:
+                        item.set()  # whoever waits for it has nothing to gain from waiting longer
                     continue
                 if item is not None:
                     self._collect(item)
-                self._draw_settled()
+                if time.monotonic() >= look_again_at:
+                    look_again_at = time.monotonic() + SECONDS_TO_SETTLE / 2
+                    self._draw_settled()
 
     def _collect(self, span: ReadableSpan) -> None:
         context = span.get_span_context()

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import (
     APPLICATION,
     AUTHENTICATED,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
 V2_SWITCH = "LITELLM_OTEL_V2"
 CALL_ID_KEY = "litellm_call_id"
+NO_PROVIDER_KEY = "litellm_no_upstream_llm_call"
 
 # Doors behind which LiteLLM calls OpenAI's client without announcing the call to any hook.
 UNANNOUNCED_DOORS = tuple(
@@ -51,7 +53,6 @@ UNANNOUNCED_DOORS = tuple(
     for prefix in ("", "/v1", "/{provider}/v1")
     for door in ("batches", "files", "fine_tuning", "threads", "assistants")
 )
-
 
 # Doors behind which LiteLLM's adapter makes the call anew, with a logging object and an id of its own.
 REMADE_DOORS = (":generateContent", ":streamGenerateContent")
@@ -221,8 +222,10 @@ def silence_placeholder_exporter() -> None:
 
     @functools.wraps(original)
     def build_tracer_provider(config: Any, *args: Any, **kwargs: Any) -> Any:
-        named = [spec for spec in config.exporters if not _is_placeholder(spec)]
-        return original(config.model_copy(update={"exporters": named}), *args, **kwargs)
+        with contained("looking for exporters that nobody configured"):
+            named = [spec for spec in config.exporters if not _is_placeholder(spec)]
+            config = config.model_copy(update={"exporters": named})
+        return original(config, *args, **kwargs)
 
     _put(PROVIDER, build_tracer_provider)
 
@@ -361,9 +364,7 @@ async def drain_logging_worker() -> None:
 
 def reached_no_provider(model_call_details: Mapping[str, Any]) -> bool:
     """Whether this call was rejected by the proxy itself; LiteLLM runs its hooks for it as for a real one."""
-    from litellm.constants import LITELLM_LOGGING_NO_UPSTREAM_LLM_CALL  # noqa: PLC0415 - see the module docstring
-
-    return bool(model_call_details.get(LITELLM_LOGGING_NO_UPSTREAM_LLM_CALL))
+    return bool(model_call_details.get(NO_PROVIDER_KEY))
 
 
 class OwnCall:

@@ -12,7 +12,6 @@ import os
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from opentelemetry.instrumentation import _semconv as contrib_semconv
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
@@ -89,7 +88,16 @@ class ExcludedPaths(ExcludeList):
 
     def url_disabled(self, url: str) -> bool:
         """Whether contrib shall make no span for this URL."""
-        return bool(super().url_disabled(urlsplit(url).path))
+        with contained("looking for an excluded path"):
+            return bool(super().url_disabled(path_of(url)))
+        return False
+
+
+def path_of(url: str) -> str:
+    """The path of a URL that contrib put together around a Host header, which a client can fill with anything."""
+    _scheme, _separator, rest = url.partition("://")
+    _host, slash, path = rest.partition("/")
+    return slash + path
 
 
 def _excluded_urls(earlier: OpenTelemetryMiddleware | None, default_paths: str) -> ExcludeList | None:

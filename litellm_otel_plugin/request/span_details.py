@@ -10,7 +10,8 @@ from opentelemetry.semconv.attributes.server_attributes import SERVER_ADDRESS, S
 from opentelemetry.semconv.attributes.url_attributes import URL_QUERY
 from opentelemetry.util.http import sanitize_method
 
-from litellm_otel_plugin.privacy import redact_query
+from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.privacy import REDACTED, redact_query
 from litellm_otel_plugin.request.server_span import span_name
 
 if TYPE_CHECKING:
@@ -33,7 +34,14 @@ class SpanDetails:
         self._legacy_names = legacy_names
 
     def __call__(self, scope: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Answer contrib's middleware."""
+        """Answer contrib's middleware, which would pass an exception of ours on to the client."""
+        with contained("describing a request"):
+            return self._describe(scope)
+        # Contrib's own attributes stand then, and its query is the raw one.
+        names = (URL_QUERY, LEGACY_URL, LEGACY_TARGET) if self._legacy_names else (URL_QUERY,)
+        return span_name("GET", None), dict.fromkeys(names, REDACTED) if scope.get("query_string") else {}
+
+    def _describe(self, scope: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         method = request_method(scope)
         attributes: dict[str, Any] = dict(_server(scope))
         if scope["type"] == "websocket":  # the handshake is a GET, which ASGI does not say

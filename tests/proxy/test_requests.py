@@ -255,7 +255,7 @@ def test_an_exception_that_nothing_handles(gateway: Gateway) -> None:
     assert span.status_message
 
 
-@pytest.mark.parametrize("host", ["docs.example.com", "metrics.corp:4000", "health.corp"])
+@pytest.mark.parametrize("host", ["docs.example.com", "metrics.corp:4000", "health.corp", "[bad"])
 def test_no_host_name_keeps_a_request_from_being_traced(gateway: Gateway, host: str) -> None:
     response = gateway.proxy.client.get("/v1/models", headers={"host": host})
     assert response.status_code == 200

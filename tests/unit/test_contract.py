@@ -98,7 +98,8 @@ def test_an_unconfigured_exporter_is_told_from_a_chosen_one(monkeypatch: pytest.
 
 
 def test_a_logging_object_describes_one_call() -> None:
-    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415 - as above
+    from litellm.constants import LITELLM_LOGGING_NO_UPSTREAM_LLM_CALL  # noqa: PLC0415 - as above
+    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415
 
     def call() -> Any:
         return Logging("m", [], False, "completion", None, "same-id", "f")  # noqa: FBT003 - LiteLLM's signature
@@ -114,7 +115,8 @@ def test_a_logging_object_describes_one_call() -> None:
     assert isinstance(own.first_handoff_at(), float)
     one.model_call_details["first_api_call_start_time"] = "2020-01-01"  # as a client's body could carry it
     assert own.first_handoff_at() is None
-    other.model_call_details["litellm_no_upstream_llm_call"] = True
+    assert upstream.NO_PROVIDER_KEY == LITELLM_LOGGING_NO_UPSTREAM_LLM_CALL
+    other.model_call_details[upstream.NO_PROVIDER_KEY] = True
     assert upstream.reached_no_provider(other.model_call_details)
     other.pre_call(input="", api_key="")
     rejected = upstream.own_call({"litellm_logging_obj": other})

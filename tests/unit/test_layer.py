@@ -382,6 +382,16 @@ async def test_messages_pass_untouched(memory: SpanMemory) -> None:
     assert sent[0]["headers"] == [(b"x-one", b"1")], "the application's own message was changed"
 
 
+@pytest.mark.parametrize("host", ["[bad", "[::1", "a b", "]", "x:y:z", "", "é"])
+async def test_no_host_header_breaks_a_request(application: Mounted, memory: SpanMemory, host: str) -> None:
+    scope = _scope("http", "/ok/x")
+    scope["headers"] = [(b"host", host.encode("latin-1"))]
+    wire = Wire({"type": "http.request", "body": b""})
+    await application.app(scope, wire.receive, wire.send)
+    assert wire.heard[0]["status"] == 200
+    assert memory.only().name == "GET /ok/{name}"
+
+
 async def test_our_own_errors_end_with_us(
     application: Mounted, memory: SpanMemory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,15 +399,17 @@ async def test_our_own_errors_end_with_us(
         raise ZeroDivisionError
 
     monkeypatch.setattr(guard, "strict", False)
-    for place in ("open_record", "stamp_response_start", "stamp_outcome"):
+    places = ("layer.open_record", "layer.stamp_response_start", "layer.stamp_outcome", "span_details.redact_query")
+    for place in (*places, "mount.path_of"):
         with monkeypatch.context() as patched:
-            patched.setattr(f"litellm_otel_plugin.request.layer.{place}", broken)
+            patched.setattr(f"litellm_otel_plugin.request.{place}", broken)
             guard.counts.clear()
-            response = await application.request("GET", "/ok/x")
+            response = await application.request("GET", "/ok/x?key=secret")
             assert response.json() == {"name": "x"}
             assert guard.counts.total() > 0
     guard.counts.clear()
-    assert len(memory.spans) == 3
+    assert len(memory.spans) == len(places) + 1
+    assert "secret" not in str([dict(span.attributes or {}) for span in memory.spans])
 
 
 # --- mounting ---------------------------------------------------------------------------------------------------------
