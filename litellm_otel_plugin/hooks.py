@@ -15,9 +15,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+    from litellm_otel_plugin.delivery import Delivery, DeliveryStats
+
 
 class OtelPlugin(CustomLogger):
     """What ``config.yaml`` names. Returns nothing from any hook, so LiteLLM keeps every request as it is."""
+
+    delivery: Delivery | None = None
+
+    def stats(self) -> DeliveryStats | None:
+        """What became of every span, per destination: ``litellm_otel_plugin.plugin.stats()``.
+
+        ``None`` where the SDK delivers.
+        """
+        return self.delivery.stats() if self.delivery is not None else None
 
     async def async_pre_call_hook(
         self,

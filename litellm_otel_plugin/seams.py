@@ -16,6 +16,11 @@ AUTH_MODULE = "litellm.proxy.auth.user_api_key_auth"
 LOGGING_MODULE = "litellm.litellm_core_utils.litellm_logging"
 LOGGING_WORKER_MODULE = "litellm.litellm_core_utils.logging_worker"
 
+CONTEXT_MODULE = "litellm.integrations.otel.plumbing.context"
+ROUTING_MODULE = "litellm.integrations.otel.plumbing.routing"
+DESTINATION_MODULE = "litellm.integrations.otel.model.destination"
+TLS_MODULE = "litellm.llms.custom_httpx.http_handler"
+
 OPENAI_CLIENT_MODULE = "openai._base_client"
 
 
@@ -101,6 +106,72 @@ STARTUP_LOGGING = Seam(
     purpose="its initialize_startup_logging runs after config.yaml was read and before the callbacks are built",
     lost="callback_settings.otel_plugin for the worker start-up hook, which then goes by the environment alone",
 )
+EXPORTER = Seam(
+    PROVIDERS_MODULE,
+    "_exporter_from_spec",
+    purpose="makes the exporter of one backend: ours are described only",
+    lost="the shared delivery: the SDK's exporters send",
+)
+PROCESSOR = Seam(
+    PROVIDERS_MODULE,
+    "_processor_for",
+    purpose="makes the processor of one exporter",
+    lost="the shared delivery: the SDK's exporters send",
+)
+PARSE_HEADERS = Seam(
+    PROVIDERS_MODULE,
+    "parse_headers",
+    purpose="reads an exporter's headers as LiteLLM does",
+    lost="the shared delivery: the SDK's exporters send",
+)
+TRACES_ENDPOINT = Seam(
+    PROVIDERS_MODULE,
+    "_otlp_traces_endpoint",
+    purpose="adds the traces' path to a backend's endpoint as LiteLLM does",
+    lost="the shared delivery: the SDK's exporters send",
+)
+TLS = Seam(
+    TLS_MODULE,
+    "get_ssl_verify",
+    purpose="whom LiteLLM trusts when it connects",
+    lost="the shared delivery: the SDK's exporters send",
+)
+FAN_OUT = Seam(
+    PROVIDERS_MODULE,
+    "TenantFanOutSpanProcessor",
+    purpose="decides which tenants' backends a span is for",
+    lost="the shared delivery to tenants' backends: LiteLLM starts a thread for each",
+)
+TENANT_VIEW = Seam(
+    PROVIDERS_MODULE,
+    "_for_destination",
+    purpose="takes off a span what a tenant must not see",
+    lost="the shared delivery to tenants' backends: LiteLLM starts a thread for each",
+)
+TENANT_SCOPE = Seam(
+    PROVIDERS_MODULE,
+    "_scoped",
+    purpose="makes a model call the root of its trace for tenants that want those alone",
+    lost="the shared delivery to tenants' backends: LiteLLM starts a thread for each",
+)
+DESTINATION = Seam(
+    DESTINATION_MODULE,
+    "OtelDestination",
+    purpose="a tenant's backend, as LiteLLM resolved it",
+    lost="the shared delivery to tenants' backends: LiteLLM starts a thread for each",
+)
+TENANT_ROUTES = Seam(
+    ROUTING_MODULE,
+    "build_tracer_provider",
+    purpose="makes the provider of one tenant's route",
+    lost="the shared delivery on tenants' own routes: LiteLLM starts a provider for each",
+)
+TENANT_HEADERS = Seam(
+    ROUTING_MODULE,
+    "_plain_header_string",
+    purpose="writes a tenant's credentials down for an exporter to read back",
+    lost="credentials with a comma or a percent sign on tenants' own routes",
+)
 SEAMS = (
     PUBLISH,
     STARTUP_LOGGING,
@@ -113,6 +184,17 @@ SEAMS = (
     APPLICATION,
     LOGGING_WORKER,
     EXCLUDED_URLS,
+    EXPORTER,
+    PROCESSOR,
+    PARSE_HEADERS,
+    TRACES_ENDPOINT,
+    TLS,
+    FAN_OUT,
+    TENANT_VIEW,
+    TENANT_SCOPE,
+    DESTINATION,
+    TENANT_ROUTES,
+    TENANT_HEADERS,
 )
 
 

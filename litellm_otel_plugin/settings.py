@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from litellm_otel_plugin.delivery.limits import QUEUE_BYTES
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -21,6 +23,12 @@ YAML_SECTION = "callback_settings.otel_plugin"
 # Orchestrators kill a container 30 s after SIGTERM unless told otherwise; five minutes is the longest grace period
 # in common use, and a flush that waits longer only waits for SIGKILL.
 LONGEST_SHUTDOWN_SECONDS = 300.0
+
+# Below this a single outage of seconds loses spans; whoever wants less memory used wants no telemetry.
+SMALLEST_QUEUE_BYTES = 1024 * 1024
+
+# A queue that was used once takes a kilobyte: ten megabytes for as many tenants as a large gateway has.
+MOST_TENANTS = 10_000
 
 
 class SettingsError(ValueError):
@@ -78,6 +86,27 @@ class Settings(_Switch):
     http_semconv: Annotated[Literal["stable", "dup"], BeforeValidator(_lower)] = Field(
         default="stable",
         description="`dup` keeps the legacy `http.*` attributes beside the stable ones.",
+    )
+    delivery: Annotated[Literal["shared", "sdk"], BeforeValidator(_lower)] = Field(
+        default="shared",
+        description="`sdk` goes back to the SDK's processors and exporters: one thread and one connection pool per "
+        "backend and tenant.",
+    )
+    queue_bytes: Annotated[int, BeforeValidator(_no_boolean)] = Field(
+        default=QUEUE_BYTES,
+        ge=SMALLEST_QUEUE_BYTES,
+        description="The memory that spans waiting for delivery may take, half of it kept for the operator's backends.",
+    )
+    tenants_max: Annotated[int, BeforeValidator(_no_boolean)] = Field(
+        default=MOST_TENANTS,
+        ge=1,
+        description="How many tenants' backends are known at once; the one not used for longest makes room.",
+    )
+    export_proxy: str | None = Field(
+        default=None,
+        repr=False,
+        description="An HTTP proxy for exports to the operator's OTLP/HTTP backends. `HTTP_PROXY` and its like are "
+        "not read.",
     )
     shutdown_seconds: Annotated[float, BeforeValidator(_no_boolean)] = Field(
         default=5.0,

@@ -15,11 +15,14 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import _logs, metrics, trace
 
 from litellm_otel_plugin import upstream
+from litellm_otel_plugin.backends.accounts import writes_without_the_delivery
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import SeamMissing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from litellm_otel_plugin.delivery import Delivery
 
 log = logging.getLogger("litellm_otel_plugin")
 
@@ -28,18 +31,27 @@ log = logging.getLogger("litellm_otel_plugin")
 SHARE_OF_CALLBACKS = 0.5
 MILLISECONDS_PER_SECOND = 1_000
 
+# Past the deadline, the delivery stops and counts what is left: that takes milliseconds, and is worth waiting for.
+SECONDS_TO_COUNT = 1.0
 
-async def flush_everything(deadline_seconds: float) -> None:
+
+async def flush_everything(deadline_seconds: float, delivery: Delivery | None = None) -> None:
     """Deliver what is queued, for at most ``deadline_seconds``, and say so where that was not enough."""
     with contained("flushing at shutdown"):
-        await _flush(deadline_seconds)
+        await _flush(deadline_seconds, delivery)
 
 
-async def _flush(deadline_seconds: float) -> None:
+async def _flush(deadline_seconds: float, delivery: Delivery | None) -> None:
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + deadline_seconds
     await _drain_callbacks(deadline_seconds * SHARE_OF_CALLBACKS)
+    with contained("settling what is held back for tenants"):
+        upstream.settle_tenant_trees()
     flushes = [_FlushThread(name, provider, max(0.0, ends_at - loop.time())) for name, provider in _providers()]
+    if delivery is not None:
+        # It says itself what it could not deliver.
+        closing = _FlushThread("spans", _ClosingDelivery(delivery), max(0.0, ends_at - loop.time()))
+        closing.start()
     for flush in flushes:
         flush.start()
     late = [flush for flush in flushes if not await flush.done(max(0.0, ends_at - loop.time()))]
@@ -47,6 +59,8 @@ async def _flush(deadline_seconds: float) -> None:
         # The SDK's own exit handler would wait for the same exporter again, for up to 30 s per backend.
         atexit.unregister(flush.provider.shutdown)
         log.warning("not all %s were delivered within %g s of shutdown", flush.signal, deadline_seconds)
+    if delivery is not None:
+        await closing.done(max(0.0, ends_at - loop.time()) + SECONDS_TO_COUNT)
 
 
 async def _drain_callbacks(seconds: float) -> None:
@@ -70,8 +84,25 @@ def _providers() -> list[tuple[str, Any]]:
     return [
         (name, provider)
         for n, (name, provider) in enumerate(candidates)
-        if hasattr(provider, "force_flush") and all(provider is not earlier for _, earlier in candidates[:n])
+        if hasattr(provider, "force_flush")
+        and all(provider is not earlier for _, earlier in candidates[:n])
+        and writes_without_the_delivery(provider)
     ]
+
+
+class _ClosingDelivery:
+    """The delivery's end, as a provider's flush."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+
+    def force_flush(self, milliseconds: int) -> bool:
+        """Deliver what is left, count the rest."""
+        self._delivery.close(milliseconds / MILLISECONDS_PER_SECOND)
+        return True
+
+    def shutdown(self) -> None:
+        """It is closed already."""
 
 
 class _FlushThread:

@@ -21,7 +21,10 @@ from opentelemetry.sdk.trace import TracerProvider
 from litellm_otel_plugin import upstream
 from litellm_otel_plugin.announcement import announce
 from litellm_otel_plugin.backends.accounts import without_known_accounts
+from litellm_otel_plugin.backends.operators import Operators
+from litellm_otel_plugin.backends.tenants import RouteProcessor, Tenants
 from litellm_otel_plugin.console import console_is_wanted, draw_on_console
+from litellm_otel_plugin.delivery import Delivery, Limits
 from litellm_otel_plugin.guard import contained, guard
 from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.seams import APPLICATION, SeamMissing
@@ -117,11 +120,33 @@ def _arrange(installation: Installation) -> None:
         upstream.silence_placeholder_exporter,
         lambda: upstream.wrap_authenticated(request_authenticated),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
-        lambda: upstream.wrap_shutdown(lambda: flush_everything(installation.settings.shutdown_seconds)),
+        lambda: upstream.wrap_shutdown(
+            lambda: flush_everything(installation.settings.shutdown_seconds, installation.plugin.delivery)
+        ),
+        *(_deliver_by_ourselves(installation) if installation.settings.delivery == "shared" else ()),
     )
     for arrangement in arrangements:
         with _switching_off(installation):
             arrangement()
+
+
+def _deliver_by_ourselves(installation: Installation) -> tuple[Callable[[], None], ...]:
+    """What puts the shared delivery in the place of the SDK's, for the operator's backends and for tenants'."""
+    settings = installation.settings
+    limits = Limits.from_environment(queue_bytes=settings.queue_bytes)
+    delivery = installation.plugin.delivery = Delivery(limits)
+
+    def refused(name: str, reason: str) -> None:
+        installation.notes.append(f"the backend {name} cannot be used: {reason}")
+
+    operators = Operators(delivery, proxy=settings.export_proxy, refused=refused)
+    tenants = Tenants(delivery, operators, settings.tenants_max)
+    return (
+        lambda: upstream.wrap_exporters(operators.processor, operators.processor_of_exporter),
+        lambda: upstream.wrap_tenant_fan_out(tenants.deliver, tenants.can_deliver),
+        lambda: upstream.wrap_tenant_routes(lambda backend: RouteProcessor(tenants, backend)),
+        upstream.wrap_tenant_headers,
+    )
 
 
 def _choose_logger(installation: Installation) -> Any:

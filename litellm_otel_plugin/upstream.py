@@ -12,18 +12,30 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
+from litellm_otel_plugin.backends.operators import Described
+from litellm_otel_plugin.backends.tenants import TenantBackend, TenantRoute
+from litellm_otel_plugin.backends.views import OPERATOR, tenant_view
+from litellm_otel_plugin.delivery import Tls
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import (
     APPLICATION,
     AUTHENTICATED,
+    CONTEXT_MODULE,
+    DESTINATION,
     EXCLUDED_URLS,
+    EXPORTER,
+    FAN_OUT,
     LOGGER_MODULE,
     LOGGING_MODULE,
     LOGGING_WORKER,
     MCP_MESSAGE_SPAN,
+    PARSE_HEADERS,
+    PROCESSOR,
     PROVIDER,
     PROVIDER_CLIENT,
     PROVIDERS_MODULE,
@@ -32,6 +44,12 @@ from litellm_otel_plugin.seams import (
     RESOURCE,
     SHUTDOWN,
     STARTUP_LOGGING,
+    TENANT_HEADERS,
+    TENANT_ROUTES,
+    TENANT_SCOPE,
+    TENANT_VIEW,
+    TLS,
+    TRACES_ENDPOINT,
     Seam,
     SeamMissing,
 )
@@ -41,7 +59,10 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
     from types import ModuleType
 
-    from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+    from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+
+    from litellm_otel_plugin.delivery import View
+    from litellm_otel_plugin.delivery.destination import Protocol
 
 V2_SWITCH = "LITELLM_OTEL_V2"
 CALL_ID_KEY = "litellm_call_id"
@@ -228,6 +249,272 @@ def silence_placeholder_exporter() -> None:
         return original(config, *args, **kwargs)
 
     _put(PROVIDER, build_tracer_provider)
+
+
+# --- exporters and tenants -------------------------------------------------------------------------------------------
+
+
+def wrap_exporters(
+    processor: Callable[[Described], SpanProcessor], processor_of_exporter: Callable[[Any], SpanProcessor]
+) -> None:
+    """Let ``processor`` make what sends to a backend that speaks OTLP, and ``processor_of_exporter`` the others.
+
+    Those that write where they are called, the console's and the one in memory, stay LiteLLM's.
+    """
+    exporter_from_spec, processor_for = _take(EXPORTER), _take(PROCESSOR)
+    for used in (PARSE_HEADERS, TRACES_ENDPOINT, TLS):
+        _take(used)
+    from opentelemetry.sdk.trace.export import SpanExporter  # noqa: PLC0415 - loaded with the SDK
+
+    class NotMade(SpanExporter):
+        """Stands for an exporter of LiteLLM's that is not made: the SDK's would read the environment."""
+
+        def __init__(self, spec: Any) -> None:
+            self.spec = spec
+
+    @functools.wraps(exporter_from_spec)
+    def described_exporter(spec: Any) -> Any:
+        return exporter_from_spec(spec) if _protocol(spec.kind) is None else NotMade(spec)
+
+    @functools.wraps(processor_for)
+    def delivering_processor(exporter: Any, use_simple: bool | None = None) -> Any:
+        if isinstance(exporter, NotMade):
+            return processor(described(exporter.spec))
+        made = _module("opentelemetry.sdk.trace.export")
+        in_memory = _module("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter
+        if use_simple or (use_simple is None and isinstance(exporter, (made.ConsoleSpanExporter, in_memory))):
+            return processor_for(exporter, use_simple)
+        return processor_of_exporter(exporter)
+
+    _put(EXPORTER, described_exporter)
+    _put(PROCESSOR, delivering_processor)
+
+
+def described(spec: Any) -> Described:
+    """An exporter of LiteLLM's as a description of ours."""
+    protocol = _protocol(spec.kind)
+    if protocol is None:
+        raise ValueError("not an OTLP exporter")
+    return Described(
+        protocol=protocol,
+        endpoint=_traces_endpoint(spec),
+        headers=_take(PARSE_HEADERS)(spec.headers),
+        owner=spec.owner.value if spec.owner is not None else None,
+        tls=_tls(),
+    )
+
+
+def wrap_tenant_fan_out(
+    deliver: Callable[[ReadableSpan, TenantBackend], None], can_deliver: Callable[[TenantBackend], bool]
+) -> None:
+    """Let ``deliver`` take each span that LiteLLM wants a tenant's backend to have.
+
+    LiteLLM decides: which backends, in which scope, sampled how, seen how. Neither a thread nor an exporter is made.
+    """
+    fan_out = _take(FAN_OUT)
+    backends = _TenantBackends(_take(TENANT_VIEW), _take(TENANT_SCOPE), _take(DESTINATION)(endpoint=""))
+
+    def start(self: Any, *args: Any, **kwargs: Any) -> None:
+        fan_out.__init__(self, *args, drain_pool=_NothingToDrain(), **kwargs)
+
+    def forward(_: Any, span: Any, destination: Any) -> None:
+        with contained("taking a tenant's span"):
+            backend = backends.of(destination)
+            if backend is not None:
+                deliver(span, backend)
+
+    def buildable(_: Any, destination: Any) -> bool:
+        with contained("checking a tenant's backend"):
+            backend = backends.of(destination)
+            return backend is not None and can_deliver(backend)
+        return False
+
+    def on_end(self: Any, span: Any) -> None:
+        """Before 1.106 there are no sampling rates, and one method both decides and forwards."""
+        context = _module(CONTEXT_MODULE)
+        suppressed = context.suppressed_backends()
+        for destination in context.request_destinations():
+            in_scope = _module(PROVIDERS_MODULE)._in_scope(span, destination.span_scope)  # noqa: SLF001
+            if in_scope and not self._operator_already_writes(span, destination, suppressed):
+                forward(self, span, destination)
+
+    methods = {"__init__": start, "_forward": forward, "_buildable": buildable}
+    if not hasattr(fan_out, "_forward"):
+        methods["on_end"] = on_end
+    # LiteLLM looks this class up when it attaches a fan-out, and knows a fan-out that is there already by it.
+    _put(FAN_OUT, type("DeliveringFanOut", (fan_out,), methods))
+
+
+class _TenantBackends:
+    """Tenants' backends from LiteLLM's destinations."""
+
+    def __init__(self, redact: Any, scoped: Any, nobody: Any) -> None:
+        self._views = {
+            "full": tenant_view("tenant", lambda span: redact(span, nobody)),
+            "llm_only": tenant_view("tenant, model calls", lambda span: scoped(redact(span, nobody), "llm_only")),
+        }
+        self._recent: dict[int, tuple[Any, TenantBackend | None]] = {}
+
+    def of(self, destination: Any) -> TenantBackend | None:
+        """A request's destination is one object for all of its spans: what is made of it is remembered."""
+        known = self._recent.get(id(destination))
+        if known is None or known[0] is not destination:
+            if len(self._recent) >= RECENT_DESTINATIONS:
+                self._recent.clear()
+            known = self._recent[id(destination)] = (destination, _tenant_backend(destination, self._views))
+        return known[1]
+
+
+def _tenant_backend(destination: Any, views: Mapping[str, View]) -> TenantBackend | None:
+    protocol = _protocol(destination.protocol or "otlp_http")
+    if protocol is None:
+        return None
+    scope = "full" if destination.span_scope == "full" else "llm_only"
+    defaults = _pairs(destination, "resource_defaults")
+    owner = destination.callback_name or "tenant"
+    return TenantBackend(
+        key=(destination.cache_key(), defaults, scope),
+        name=owner,
+        view=views[scope],
+        resource_defaults=defaults,
+        resource_overrides=_pairs(destination, "resource_attributes"),
+        describe=lambda: Described(
+            protocol=protocol,
+            endpoint=destination.endpoint if protocol == "grpc" else _take(TRACES_ENDPOINT)(destination.endpoint),
+            headers=dict(destination.headers),
+            owner=owner,
+            tls=_tls(),
+        ),
+    )
+
+
+# Destinations of requests that are under way; a request has one, seldom two.
+RECENT_DESTINATIONS = 1_024
+
+
+class _NothingToDrain:
+    """Where LiteLLM's fan-out would close what it had made for tenants."""
+
+    def submit(self, processor: Any) -> None:
+        """Nothing was made."""
+
+    def saturated(self) -> bool:
+        """Never: there is nothing in it."""
+        return False
+
+    def close(self, timeout: float | None = None) -> None:
+        """Nothing is held."""
+
+
+def settle_tenant_trees() -> None:
+    """Have LiteLLM decide which of the requests that it holds back for a tenant's sampling rate are kept."""
+    fan_out = getattr(_module(PROVIDERS_MODULE), FAN_OUT.attribute, None)
+    for logger in v2_loggers():
+        for processor in logger.tracer_provider._active_span_processor._span_processors:  # noqa: SLF001
+            if fan_out is not None and isinstance(processor, fan_out):
+                processor.shutdown()
+
+
+def wrap_tenant_routes(tenant_processor: Callable[[TenantBackend], SpanProcessor]) -> None:
+    """Make a light route where LiteLLM makes a provider for a tenant's credentials, project or service name.
+
+    An exporter that the route leaves as it is belongs to the operator; one that it changed is the tenant's.
+    """
+    _take(TENANT_ROUTES)
+    build_operators_provider = _take(PROVIDER)
+    operators: dict[int, Any] = {}
+    operators_processors: dict[int, Any] = {}
+    resources: dict[tuple[Any, ...], Any] = {}
+
+    @functools.wraps(build_operators_provider)
+    def build_tracer_provider(config: Any, *args: Any, **kwargs: Any) -> Any:
+        operators.update({id(spec): spec for spec in config.exporters})
+        return build_operators_provider(config, *args, **kwargs)
+
+    def processor_of(spec: Any) -> Any:
+        if id(spec) not in operators:
+            return tenant_processor(_routed_backend(spec))
+        if id(spec) not in operators_processors:
+            providers = _module(PROVIDERS_MODULE)
+            exporter = providers._exporter_from_spec(spec)  # noqa: SLF001
+            operators_processors[id(spec)] = providers._processor_for(exporter, spec.use_simple_processor)  # noqa: SLF001
+        return operators_processors[id(spec)]
+
+    def resource_of(config: Any) -> Any:
+        key = (config.service_name, config.deployment_environment, *sorted(config.resource_attributes.items()))
+        if key not in resources:
+            if len(resources) >= MOST_RESOURCES:
+                resources.clear()
+            resources[key] = _module(PROVIDERS_MODULE).build_resource(config)
+        return resources[key]
+
+    def route(config: Any) -> Any:
+        baggage = _module(PROVIDERS_MODULE).LiteLLMBaggageSpanProcessor(allowed_keys=config.baggage_promoted_keys)
+        exported = [
+            spec
+            for spec in config.exporters
+            if not _is_placeholder(spec) and (spec.headers or not spec.requires_headers)
+        ]
+        return TenantRoute(resource_of(config), [baggage, *(processor_of(spec) for spec in exported)])
+
+    _put(PROVIDER, build_tracer_provider)
+    _put(TENANT_ROUTES, route)
+
+
+def _routed_backend(spec: Any) -> TenantBackend:
+    name = spec.owner.value if spec.owner is not None else "tenant"
+    return TenantBackend(
+        key=(spec.kind, spec.endpoint, spec.traces_endpoint, spec.headers, name),
+        name=name,
+        view=OPERATOR,
+        describe=lambda: replace(described(spec), owner=name),
+    )
+
+
+def wrap_tenant_headers() -> None:
+    """Write a tenant's credentials down such that what is read back is what was written.
+
+    LiteLLM writes them plainly and reads them percent-decoded and split at commas.
+    """
+    _take(TENANT_HEADERS)
+
+    def encoded(headers: Mapping[str, str]) -> str:
+        return ",".join(f"{name}={quote(value, safe='')}" for name, value in headers.items())
+
+    _put(TENANT_HEADERS, encoded)
+
+
+def _protocol(kind: str | None) -> Protocol | None:
+    """The OTLP protocol of one of LiteLLM's exporter kinds, ``None`` for any other kind."""
+    kind = (kind or "").lower()
+    if kind in getattr(_module(PROVIDERS_MODULE), "_EXPORTER_FACTORIES", ()):
+        return None
+    return _PROTOCOLS.get(kind)
+
+
+_PROTOCOLS: dict[str, Protocol] = {
+    "otlp_http": "http/protobuf",
+    "http": "http/protobuf",
+    "http/protobuf": "http/protobuf",
+    "http/json": "http/json",
+    "otlp_grpc": "grpc",
+    "grpc": "grpc",
+}
+
+# A resource for each service name that a key or a team has; the oldest are as good as new ones.
+MOST_RESOURCES = 1_000
+
+
+def _pairs(destination: Any, name: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted(getattr(destination, name, {}).items()))
+
+
+def _tls() -> Tls:
+    """Whom LiteLLM trusts when it connects."""
+    verify = _take(TLS)()
+    if verify is False:
+        return Tls(verify=False)
+    return Tls(ca_file=verify) if isinstance(verify, str) else Tls()
 
 
 # --- what LiteLLM has ------------------------------------------------------------------------------------------------

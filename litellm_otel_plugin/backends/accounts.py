@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from litellm_otel_plugin.delivery import DeliveryProcessor
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -14,14 +16,18 @@ Account = tuple[str, tuple[tuple[str, str], ...]]
 
 def account_of(processor: SpanProcessor) -> Account | None:
     """Endpoint and headers that a processor's OTLP exporter presents, ``None`` for any other processor."""
-    exporter = _exporter_of(processor)
+    inner = _innermost(processor)
+    if isinstance(inner, DeliveryProcessor):
+        (destination,) = inner.destinations
+        return destination.endpoint.rstrip("/"), _lower_names(destination.headers)
+    exporter = _exporter_of(inner)
     endpoint = getattr(exporter, "_endpoint", None)
     if not isinstance(endpoint, str):
         return None
     # The newer exporter keeps its headers on the client that it sends with.
     headers = getattr(exporter, "_headers", None) or getattr(getattr(exporter, "_client", None), "_headers", None) or {}
     pairs = headers.items() if isinstance(headers, dict) else headers
-    return endpoint.rstrip("/"), tuple(sorted((str(name).lower(), str(value)) for name, value in pairs))
+    return endpoint.rstrip("/"), _lower_names(pairs)
 
 
 def without_known_accounts(
@@ -34,6 +40,25 @@ def without_known_accounts(
     for processor in processors:
         (twice if account_of(processor) in accounts else keep).append(processor)
     return keep, twice
+
+
+def writes_without_the_delivery(provider: Any) -> bool:
+    """Whether a provider has an exporter that sends by itself and is to be flushed by itself."""
+    processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", None)
+    if processors is None:
+        return True
+    return any(_exporter_of(_innermost(processor)) is not None for processor in processors)
+
+
+def _innermost(processor: Any) -> Any:
+    """What LiteLLM's filters are wrapped around."""
+    while hasattr(processor, "_inner"):
+        processor = processor._inner  # noqa: SLF001 - there is no public way to it
+    return processor
+
+
+def _lower_names(pairs: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((str(name).lower(), str(value)) for name, value in pairs))
 
 
 def _exporter_of(processor: Any) -> Any:

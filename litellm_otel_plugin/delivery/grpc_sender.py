@@ -1,0 +1,159 @@
+"""OTLP/gRPC on the delivery's loop: one channel per host, credentials with each call. Needs the extra ``grpc``."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import OrderedDict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from litellm_otel_plugin.delivery.destination import grpc_target, uses_tls
+from litellm_otel_plugin.delivery.http_sender import unsampled_traceparent
+from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from litellm_otel_plugin.delivery.destination import Destination, Tls
+
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+STATUS_DETAILS = "grpc-status-details-bin"
+
+# Channels stay open between batches; tenants of one vendor share one, and a host that is not among the last so many
+# used opens its channel anew.
+CHANNELS = 64
+
+# What the OTLP specification calls retryable. RESOURCE_EXHAUSTED is only where the backend says when.
+RETRYABLE = frozenset({
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DATA_LOSS,
+})  # fmt: skip
+REFUSED = frozenset({grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED})
+
+_COMPRESSION = {
+    "none": grpc.Compression.NoCompression,
+    "gzip": grpc.Compression.Gzip,
+    "deflate": grpc.Compression.Deflate,
+}
+
+
+class GrpcSender:
+    """One client for every OTLP/gRPC destination. Made and used on the delivery's loop."""
+
+    def __init__(self, user_agent: str) -> None:
+        self._user_agent = user_agent
+        self._channels: OrderedDict[tuple[str, bool, Tls], grpc.aio.Channel] = OrderedDict()
+        self._busy: dict[tuple[str, bool, Tls], int] = {}
+
+    async def send(self, destination: Destination, body: bytes, seconds: float) -> Outcome:
+        """Export one batch."""
+        secure = uses_tls(destination.endpoint)
+        key = (grpc_target(destination.endpoint), secure, destination.tls)
+        self._busy[key] = self._busy.get(key, 0) + 1
+        try:
+            call = self._channel(key).unary_unary(EXPORT)
+            answer = await call(
+                body,
+                timeout=seconds,
+                metadata=(*destination.headers, ("traceparent", unsampled_traceparent())),
+                compression=_COMPRESSION[destination.compression],
+            )
+        except grpc.aio.AioRpcError as error:
+            return _of_error(error)
+        except Exception as error:  # noqa: BLE001 - whatever a channel cannot be opened with
+            return Outcome(Verdict.RETRY, type(error).__name__)
+        finally:
+            self._busy[key] -= 1
+            if not self._busy[key]:
+                del self._busy[key]
+        return Outcome(Verdict.SENT, rejected=_rejected_spans(answer))
+
+    async def close(self) -> None:
+        """Close every channel."""
+        for channel in self._channels.values():
+            await channel.close(grace=None)
+        self._channels.clear()
+
+    def _channel(self, key: tuple[str, bool, Tls]) -> Any:
+        channel = self._channels.get(key)
+        if channel is None:
+            target, secure, tls = key
+            options = (
+                ("grpc.enable_http_proxy", 0),  # the environment's proxies are not this destination's
+                ("grpc.enable_retries", 0),  # what is retried, and when, is the delivery's to say
+                ("grpc.primary_user_agent", self._user_agent),
+            )
+            if secure:
+                channel = grpc.aio.secure_channel(target, _credentials(tls), options=options)
+            else:
+                channel = grpc.aio.insecure_channel(target, options=options)
+            self._channels[key] = channel
+            self._forget_idle()
+        self._channels.move_to_end(key)
+        return channel
+
+    def _forget_idle(self) -> None:
+        for key in list(self._channels):
+            if len(self._channels) <= CHANNELS:
+                return
+            if key not in self._busy:
+                # A channel that nothing refers to any more closes its connections.
+                del self._channels[key]
+
+
+def _credentials(tls: Tls) -> grpc.ChannelCredentials:
+    return grpc.ssl_channel_credentials(
+        root_certificates=_content(tls.ca_file),
+        private_key=_content(tls.client_key_file),
+        certificate_chain=_content(tls.client_certificate_file),
+    )
+
+
+def _content(file: str | None) -> bytes | None:
+    return Path(file).read_bytes() if file else None
+
+
+def _of_error(error: grpc.aio.AioRpcError) -> Outcome:
+    code = error.code()
+    cause = f"grpc_{code.name.lower()}"
+    if code in REFUSED:
+        return Outcome(Verdict.REFUSED, cause)
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        asked = _retry_delay(error)
+        # Without a delay it is gRPC's word for a message that is too large, among others.
+        return (
+            Outcome(Verdict.TOO_LARGE, cause)
+            if asked is None
+            else Outcome(Verdict.RETRY, cause, retry_after_seconds=asked)
+        )
+    if code in RETRYABLE:
+        return Outcome(Verdict.RETRY, cause, retry_after_seconds=_retry_delay(error))
+    return Outcome(Verdict.REJECTED, cause)
+
+
+def _retry_delay(error: grpc.aio.AioRpcError) -> float | None:
+    for name, value in error.trailing_metadata() or ():
+        if name != STATUS_DETAILS or not isinstance(value, bytes):
+            continue
+        with contextlib.suppress(DecodeError):
+            for detail in Status.FromString(value).details:
+                info = RetryInfo()
+                if detail.Is(RetryInfo.DESCRIPTOR) and detail.Unpack(info):
+                    return max(0.0, float(info.retry_delay.seconds) + info.retry_delay.nanos / 1e9)
+    return None
+
+
+def _rejected_spans(answer: bytes) -> int:
+    try:
+        return max(0, int(ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans))
+    except (DecodeError, TypeError, ValueError):
+        return 0

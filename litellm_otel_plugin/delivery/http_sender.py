@@ -1,0 +1,216 @@
+"""OTLP/HTTP, protobuf or JSON, for all destinations through one pooled client."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import secrets
+import socket
+import ssl
+import time
+import zlib
+from typing import TYPE_CHECKING
+
+import aiohttp
+import certifi
+import yarl
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from litellm_otel_plugin.delivery.destination import uses_tls
+from litellm_otel_plugin.delivery.outcome import Outcome, Verdict, of_response
+from litellm_otel_plugin.delivery.threads import DaemonThreads
+
+if TYPE_CHECKING:
+    from litellm_otel_plugin.delivery.destination import Destination, Tls
+
+CONTENT_TYPES = {"http/protobuf": "application/x-protobuf", "http/json": "application/json"}
+
+# The default delay between two batches is 5 s: a connection outlives two of them, and idle ones go soon after.
+KEEP_ALIVE_SECONDS = 15.0
+
+# Hosts whose connections are kept open between batches. Most tenants share a host; where each has its own, thousands
+# of idle sockets would cost the proxy its descriptors.
+HOSTS_KEPT_ALIVE = 64
+
+# An answer is a few bytes; of an error page, enough to be polite to the connection.
+LARGEST_ANSWER_BYTES = 64 * 1024
+
+DNS_SECONDS = 60
+
+# Each look-up that hangs holds a thread; more at a time than this only happens where name resolution is down.
+LOOKUP_THREADS = 8
+
+GZIP_LEVEL = 1  # spans shrink to a sixteenth at the fastest level already; a higher one costs three times as much
+
+
+class HttpSender:
+    """One client for every OTLP/HTTP destination. Made and used on the delivery's loop."""
+
+    def __init__(self, user_agent: str) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=0,  # how many are open at once is the delivery's to say, by what it knows of a destination
+                ttl_dns_cache=DNS_SECONDS,
+                keepalive_timeout=KEEP_ALIVE_SECONDS,
+                resolver=_Resolver(),
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),  # destinations on one host are different accounts
+            headers={"User-Agent": user_agent},
+            trust_env=False,
+            auto_decompress=False,
+        )
+        self._tls: dict[Tls, ssl.SSLContext | bool] = {}
+        self._urls: dict[str, yarl.URL] = {}
+        self._kept_alive: dict[str, float] = {}
+
+    async def send(self, destination: Destination, body: bytes, seconds: float) -> Outcome:
+        """Post one batch."""
+        headers = dict(destination.headers)
+        headers["Content-Type"] = CONTENT_TYPES[destination.protocol]
+        headers["traceparent"] = unsampled_traceparent()
+        if destination.compression != "none":
+            headers["Content-Encoding"] = destination.compression
+            body = compress(body, destination.compression)
+        if not self._may_be_kept_alive(destination):
+            headers["Connection"] = "close"
+        try:
+            return await self._post(destination, body, headers, seconds)
+        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
+            # A connection that the other side closed just as it was used again: not worth a pause. Once.
+            return await self._post_or_say_why(destination, body, headers, seconds)
+        except Exception as error:  # noqa: BLE001 - whatever a connection can come to is an outcome
+            return _failure(error)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+    async def _post_or_say_why(
+        self, destination: Destination, body: bytes, headers: dict[str, str], seconds: float
+    ) -> Outcome:
+        try:
+            return await self._post(destination, body, headers, seconds)
+        except Exception as error:  # noqa: BLE001 - as above
+            return _failure(error)
+
+    async def _post(self, destination: Destination, body: bytes, headers: dict[str, str], seconds: float) -> Outcome:
+        async with self._session.post(
+            self._url(destination.endpoint),
+            data=body,
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=seconds),
+            ssl=self._context(destination) if uses_tls(destination.endpoint) else True,
+            proxy=destination.proxy,
+        ) as response:
+            answer = await _beginning(response)
+            return of_response(response.status, response.headers, answer)
+
+    def _url(self, endpoint: str) -> yarl.URL:
+        url = self._urls.get(endpoint)
+        if url is None:
+            if len(self._urls) > HOSTS_KEPT_ALIVE * 16:
+                self._urls.clear()
+            url = self._urls[endpoint] = yarl.URL(endpoint, encoded=True)
+        return url
+
+    def _context(self, destination: Destination) -> ssl.SSLContext | bool:
+        tls = destination.tls
+        context = self._tls.get(tls)
+        if context is None:
+            context = self._tls[tls] = _ssl_context(tls)
+        return context
+
+    def _may_be_kept_alive(self, destination: Destination) -> bool:
+        if destination.reserved:
+            return True
+        origin = str(self._url(destination.endpoint).origin())
+        now = time.monotonic()
+        if origin not in self._kept_alive and len(self._kept_alive) >= HOSTS_KEPT_ALIVE:
+            recent = {each: used for each, used in self._kept_alive.items() if now - used < KEEP_ALIVE_SECONDS}
+            self._kept_alive = recent
+            if len(recent) >= HOSTS_KEPT_ALIVE:
+                return False
+        self._kept_alive[origin] = now
+        return True
+
+
+class _Resolver(AbstractResolver):
+    """Looks names up in threads that nobody waits for at exit."""
+
+    def __init__(self) -> None:
+        self._threads = DaemonThreads("litellm-otel-lookup", LOOKUP_THREADS)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses of a name."""
+        return await self._threads.run(lambda: _look_up(host, port, family))
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[ResolveResult]:
+    numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+    found = socket.getaddrinfo(host, port, family=family, type=socket.SOCK_STREAM, flags=socket.AI_ADDRCONFIG)
+    return [
+        ResolveResult(
+            hostname=host, host=str(address[0]), port=int(address[1]), family=family_found, proto=proto, flags=numeric
+        )
+        for family_found, _, proto, _, address in found
+    ]
+
+
+def unsampled_traceparent() -> str:
+    """Where the backend is traced itself, an export is no request of anybody's.
+
+    Most of all where the collector is this very proxy: each export would be a trace, and exported in turn.
+    """
+    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+
+
+def compress(body: bytes, compression: str) -> bytes:
+    """The body as ``OTEL_EXPORTER_OTLP_COMPRESSION`` says."""
+    if compression == "gzip":
+        return gzip.compress(body, GZIP_LEVEL, mtime=0)
+    return zlib.compress(body, GZIP_LEVEL)
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    answer = bytearray()
+    async for chunk in response.content.iter_chunked(LARGEST_ANSWER_BYTES):
+        answer += chunk
+        if len(answer) >= LARGEST_ANSWER_BYTES:
+            response.close()  # the rest is not read, so the connection cannot be used again
+            break
+    return bytes(answer)
+
+
+# In this order: some are kinds of the later ones.
+_FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
+    ((asyncio.TimeoutError, TimeoutError), "timeout"),
+    ((aiohttp.ClientConnectorDNSError,), "name_not_found"),
+    ((aiohttp.ClientSSLError, ssl.SSLError), "tls"),
+    ((FileNotFoundError, PermissionError), "tls_files"),
+    ((aiohttp.ClientConnectorError,), "connection_refused"),
+    ((aiohttp.ClientError, OSError), "connection_lost"),
+)
+
+
+def _failure(error: Exception) -> Outcome:
+    """A connection that came to nothing: tried again, and named without its text, which can show an address."""
+    cause = next((name for kinds, name in _FAILURES if isinstance(error, kinds)), type(error).__name__)
+    return Outcome(Verdict.RETRY, cause)
+
+
+def _ssl_context(tls: Tls) -> ssl.SSLContext | bool:
+    if not tls.verify:
+        return False
+    context = ssl.create_default_context(cafile=tls.ca_file)
+    if tls.ca_file is None:
+        # Beside the system's own authorities, where there are any: slim images have none.
+        context.load_verify_locations(cafile=certifi.where())
+    if tls.client_certificate_file:
+        context.load_cert_chain(tls.client_certificate_file, tls.client_key_file)
+    return context

@@ -1,0 +1,237 @@
+"""One destination's queue: what waits, what is on its way, what became of the rest, and when to try next.
+
+Nothing here does I/O or knows a thread: the delivery calls it under its lock, with the time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from litellm_otel_plugin.delivery.accounts import Counts, DestinationStats
+from litellm_otel_plugin.delivery.backoff import PROBE_SECONDS, wait_seconds
+from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+    from collections.abc import Iterable
+
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+    from litellm_otel_plugin.delivery.budget import Budget
+    from litellm_otel_plugin.delivery.destination import Destination
+    from litellm_otel_plugin.delivery.limits import Limits
+
+# What a waiting span takes beside its encoding: the objects of the queue that hold it.
+BYTES_PER_PARCEL = 200
+
+UNPROVEN = "unproven"  # not heard of yet
+DELIVERING = "delivering"
+FAILING = "failing"
+REFUSED = "refused"  # with these credentials: probed once a minute
+
+
+class Parcel:
+    """One span in one view, encoded, shared by every destination that takes that view."""
+
+    __slots__ = ("charged_to_reserved", "encoded", "holders", "resource", "scope", "size", "span")
+
+    def __init__(
+        self,
+        encoded: bytes,
+        resource: Resource,
+        scope: InstrumentationScope | None,
+        span: ReadableSpan | None = None,
+    ) -> None:
+        self.encoded = encoded
+        self.resource = resource
+        self.scope = scope
+        self.span = span  # kept only for a destination with an exporter of its own
+        self.size = len(encoded) + BYTES_PER_PARCEL
+        self.holders = 0
+        self.charged_to_reserved = False
+
+
+class Lane:
+    """The way to one destination."""
+
+    __slots__ = (
+        "accepted", "batch_bytes", "budget", "bytes", "destination", "dropped", "failures", "heap_mark", "in_flight",
+        "in_flight_parcels", "limits", "parcels", "paused_until", "problem", "rejected", "resource_cache", "retiring",
+        "sending", "sent", "state", "timer", "urgent_through",
+    )  # fmt: skip
+
+    def __init__(self, destination: Destination, limits: Limits, budget: Budget) -> None:
+        self.destination = destination
+        self.limits = limits
+        self.budget = budget
+        self.retiring = False
+        self.resource_cache: tuple[Resource, bytes, bytes] | None = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was: a forked child's spans are its own."""
+        self.parcels: deque[Parcel] = deque()
+        self.in_flight_parcels: list[Parcel] = []
+        self.accepted = 0
+        self.sent = 0
+        self.rejected = 0
+        self.dropped: dict[str, int] = {}
+        self.in_flight = 0
+        self.bytes = 0
+        self.heap_mark = 0
+        self.batch_bytes = self.limits.batch_bytes
+        self.failures = 0
+        self.paused_until = 0.0
+        self.state = UNPROVEN
+        self.problem = ""
+        self.sending = False
+        self.timer: TimerHandle | None = None
+        self.urgent_through = 0
+
+    # --- what comes in -----------------------------------------------------------------------------------------------
+
+    def put(self, parcel: Parcel) -> int:
+        """Queue a span; the oldest goes where there are too many. Returns how many went."""
+        self.accepted += 1
+        self.parcels.append(parcel)
+        self.bytes += parcel.size
+        self.budget.hold(parcel, self)
+        if len(self.parcels) <= self.limits.queue_spans:
+            return 0
+        return self.drop_oldest("queue_full")
+
+    def lose(self, reason: str, spans: int = 1) -> None:
+        """Account for spans that were accepted and are let go before they were queued."""
+        self.accepted += spans
+        self.dropped[reason] = self.dropped.get(reason, 0) + spans
+
+    def drop_oldest(self, reason: str, spans: int = 1) -> int:
+        """Let the oldest waiting spans go."""
+        count = min(spans, len(self.parcels))
+        for _ in range(count):
+            self._release(self.parcels.popleft())
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        return count
+
+    # --- what goes out -----------------------------------------------------------------------------------------------
+
+    def take(self) -> list[Parcel]:
+        """The next batch; it is in flight until ``settle``."""
+        batch: list[Parcel] = []
+        weight = 0
+        while self.parcels and len(batch) < self.limits.batch_spans:
+            size = len(self.parcels[0].encoded)
+            if batch and weight + size > self.batch_bytes:
+                break
+            weight += size
+            batch.append(self.parcels.popleft())
+        self.in_flight = len(batch)
+        self.in_flight_parcels = batch
+        return batch
+
+    def settle(self, outcome: Outcome, now: float) -> None:
+        """Account for the batch in flight, and decide when to go on."""
+        batch, self.in_flight_parcels = self.in_flight_parcels, []
+        self.in_flight = 0
+        verdict = outcome.verdict
+        if verdict is Verdict.TOO_LARGE and len(batch) > 1:
+            self.batch_bytes = max(1, sum(len(parcel.encoded) for parcel in batch) // 2)
+            self.parcels.extendleft(reversed(batch))
+            self.problem = outcome.cause
+            return
+        if verdict in {Verdict.RETRY, Verdict.REFUSED}:
+            self.parcels.extendleft(reversed(batch))
+            self.failures += 1
+            refused = verdict is Verdict.REFUSED
+            self.state = REFUSED if refused else FAILING
+            self.problem = outcome.cause
+            self.paused_until = now + (
+                PROBE_SECONDS if refused else wait_seconds(self.failures, outcome.retry_after_seconds)
+            )
+            self.budget.is_failing(self)
+            return
+        rejected = min(outcome.rejected, len(batch)) if verdict is Verdict.SENT else len(batch)
+        self.sent += len(batch) - rejected
+        self.rejected += rejected
+        for parcel in batch:
+            self._release(parcel)
+        # It answered: whatever is wrong is wrong with these spans, and the next may fare better.
+        self.failures = 0
+        self.paused_until = 0.0
+        self.state = DELIVERING
+        self.problem = outcome.cause or ("partial_success" if rejected else "")
+
+    def abandon(self, reason: str) -> int:
+        """Let go of everything that waits or is in flight. Returns how many spans that were."""
+        lost = self.in_flight + len(self.parcels)
+        for parcel in (*self.in_flight_parcels, *self.parcels):
+            self._release(parcel)
+        self.in_flight_parcels = []
+        self.in_flight = 0
+        self.parcels.clear()
+        if lost:
+            self.dropped[reason] = self.dropped.get(reason, 0) + lost
+        return lost
+
+    # --- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def settled(self) -> int:
+        """How many of the accepted spans have an outcome."""
+        return self.accepted - len(self.parcels) - self.in_flight
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing is on its way."""
+        return not self.parcels and not self.in_flight
+
+    @property
+    def failing(self) -> bool:
+        """Whether it is known not to take spans now."""
+        return self.state in {FAILING, REFUSED}
+
+    def wants_sending(self) -> bool:
+        """Whether a batch should go now, pauses aside: full, or due."""
+        if not self.parcels:
+            return False
+        full = len(self.parcels) >= self.limits.batch_spans or self.bytes >= self.limits.batch_bytes
+        return full or self.settled < self.urgent_through
+
+    def everything_is_due(self) -> None:
+        """All that waits now should go without waiting for more."""
+        self.urgent_through = self.accepted
+
+    def counts(self, on_their_way_in: int = 0) -> Counts:
+        """The account; spans that are still on their way in are accepted and queued."""
+        return Counts(
+            accepted=self.accepted + on_their_way_in,
+            sent=self.sent,
+            rejected=self.rejected,
+            queued=len(self.parcels) + on_their_way_in,
+            in_flight=self.in_flight,
+            dropped=dict(self.dropped),
+        )
+
+    def stats(self, on_their_way_in: int = 0) -> DestinationStats:
+        """What an operator wants to know of it."""
+        return DestinationStats(
+            name=self.destination.name,
+            protocol=self.destination.protocol,
+            counts=self.counts(on_their_way_in),
+            queued_bytes=self.bytes,
+            state=self.state,
+            problem=self.problem,
+        )
+
+    def _release(self, parcel: Parcel) -> None:
+        self.bytes -= parcel.size
+        self.budget.let_go(parcel)
+
+
+def all_of(lanes: Iterable[Lane]) -> tuple[Lane, ...]:
+    """Each lane once, in order."""
+    return tuple(dict.fromkeys(lanes))
