@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import SpanProcessor
 
+# What an exporter sends to whatever account it writes to.
+_OF_EVERY_EXPORT = frozenset({"content-type", "user-agent"})
+
 Account = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -58,7 +61,8 @@ def _innermost(processor: Any) -> Any:
 
 
 def _lower_names(pairs: Any) -> tuple[tuple[str, str], ...]:
-    return tuple(sorted((str(name).lower(), str(value)) for name, value in pairs))
+    lower = ((str(name).lower(), str(value)) for name, value in pairs)
+    return tuple(sorted((name, value) for name, value in lower if name not in _OF_EVERY_EXPORT))
 
 
 def _exporter_of(processor: Any) -> Any:

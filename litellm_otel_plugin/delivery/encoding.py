@@ -56,6 +56,13 @@ DEEPEST = 16
 # Elements of all lists and mappings of one value; a span's whole encoding stays within a few milliseconds.
 MOST_ELEMENTS = 10_000
 
+# No convention has a name of this length, and none of ours comes near.
+LONGEST_KEY = 1_024
+
+# Names are few and repeat on every span: those that were found clean are not looked at again.
+MOST_KNOWN_KEYS = 4_096
+_KNOWN_KEYS: set[object] = set()
+
 CUT = "…[cut]"
 TOO_DEEP = "[nested too deep]"
 TOO_MANY = "[too many elements]"
@@ -146,10 +153,7 @@ def _fill(attributes: Any, values: Mapping[Any, Any], longest: int) -> None:
     add = attributes.add
     for key, value in values.items():
         pair = add()
-        try:
-            pair.key = key
-        except (TypeError, ValueError):
-            pair.key = _text(key, longest)
+        pair.key = key if key in _KNOWN_KEYS else _clean_key(key)
         kind = type(value)
         if kind is str and len(value) <= longest and "\0" not in value:
             try:
@@ -164,6 +168,13 @@ def _fill(attributes: Any, values: Mapping[Any, Any], longest: int) -> None:
             pair.value.double_value = value
         else:
             _Filling(longest).fill(pair.value, value, DEEPEST)
+
+
+def _clean_key(key: object) -> str:
+    clean = _text(key, LONGEST_KEY)
+    if clean == key and len(_KNOWN_KEYS) < MOST_KNOWN_KEYS:
+        _KNOWN_KEYS.add(clean)
+    return clean
 
 
 class _Filling:
@@ -198,7 +209,7 @@ class _Filling:
                     if not self._may_go_on():
                         message.kvlist_value.values.add(key=TOO_MANY)
                         break
-                    self.fill(message.kvlist_value.values.add(key=_text(key, self._longest)).value, each, depth - 1)
+                    self.fill(message.kvlist_value.values.add(key=_text(key, LONGEST_KEY)).value, each, depth - 1)
             else:
                 message.array_value.SetInParent()
                 for each in value:

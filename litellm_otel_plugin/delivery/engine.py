@@ -106,7 +106,7 @@ class Delivery:
             lane = self._lanes.get(destination.key)
             if lane is None:
                 lane = self._lanes[destination.key] = Lane(destination, self.limits, self._budget)
-            lane.retiring = False
+            lane.retiring = lane.given_up = False
             self._retiring.pop(lane, None)
             return lane
 
@@ -164,7 +164,7 @@ class Delivery:
         """After a fork: the parent's spans and its thread are the parent's."""
         _inherited.append((self._loop, self._thread, self._couriers, self._context))
         for lane in [lane for lane in self._lanes.values() if lane.retiring]:
-            del self._lanes[lane.destination.key]
+            del self._lanes[lane.key]
         self._begin()
         for lane in self._lanes.values():
             lane.reset()
@@ -292,7 +292,8 @@ class Delivery:
         """Encode and queue what has come in, a slice at a time."""
         slices = Slices()
         while self._intake:
-            self._place_next()
+            with contained("taking a span in"):
+                self._place_next()
             if slices.over:
                 asyncio.get_running_loop().call_later(SLICE_SECONDS, self._take_in)
                 return
@@ -312,12 +313,15 @@ class Delivery:
         with self._lock:
             self._placing = ()
             # A destination that was forgotten since is remembered, or has been found again by now.
-            lanes = tuple(self._lanes.setdefault(lane.destination.key, lane) for lane in lanes)
+            lanes = tuple(self._lanes.setdefault(lane.key, lane) for lane in lanes)
             for lane, parcel in zip(lanes, parcels, strict=True):
                 if parcel is None:
                     lane.lose(UNENCODABLE)
                 else:
                     lane.put(parcel)
+                if lane.retiring:  # it was forgotten before this span of its had been taken in
+                    self._retiring[lane] = None
+            self._bound_retiring()
             losers = self._budget.enforce()
             for lane in losers:
                 self._settled(lane)
@@ -389,6 +393,8 @@ class Delivery:
                     outcome = await self._send(lane, batch)
                 with self._lock:
                     lane.settle(outcome, self._clock())
+                    if lane.given_up:
+                        lane.drop_oldest(EVICTED, len(lane.parcels))
                     self._settled(lane)
                 if outcome.verdict is not Verdict.SENT or outcome.rejected:
                     self._report_soon()
@@ -458,7 +464,7 @@ class Delivery:
         if not lane.retiring or not lane.idle or lane.sending:
             return
         self._departed = [Counts.total([*self._departed, lane.counts()])]
-        self._lanes.pop(lane.destination.key, None)
+        self._lanes.pop(lane.key, None)
         self._retiring.pop(lane, None)
         lane.reset()
 
@@ -466,6 +472,7 @@ class Delivery:
         """Of destinations that cannot be reached and are to be forgotten, only so many are waited for."""
         while len(self._retiring) > MOST_RETIRING:
             lane, _ = self._retiring.popitem(last=False)
+            lane.given_up = True
             lane.drop_oldest(EVICTED, len(lane.parcels))
             self._settled(lane)
             self._forget_if_done(lane)

@@ -148,7 +148,7 @@ def _retry_delay(error: grpc.aio.AioRpcError) -> float | None:
             for detail in Status.FromString(value).details:
                 info = RetryInfo()
                 if detail.Is(RetryInfo.DESCRIPTOR) and detail.Unpack(info):
-                    return max(0.0, float(info.retry_delay.seconds) + info.retry_delay.nanos / 1e9)
+                    return max(0.0, float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
     return None
 
 

@@ -58,16 +58,18 @@ class Lane:
     """The way to one destination."""
 
     __slots__ = (
-        "accepted", "batch_bytes", "budget", "bytes", "destination", "dropped", "failures", "heap_mark", "in_flight",
-        "in_flight_parcels", "limits", "parcels", "paused_until", "problem", "rejected", "resource_cache", "retiring",
-        "sending", "sent", "state", "timer", "urgent_through",
+        "accepted", "batch_bytes", "budget", "bytes", "destination", "dropped", "failures", "given_up", "heap_mark",
+        "in_flight", "in_flight_parcels", "key", "limits", "parcels", "paused_until", "problem", "rejected",
+        "resource_cache", "retiring", "sending", "sent", "state", "timer", "urgent_through",
     )  # fmt: skip
 
     def __init__(self, destination: Destination, limits: Limits, budget: Budget) -> None:
         self.destination = destination
+        self.key = destination.key
         self.limits = limits
         self.budget = budget
-        self.retiring = False
+        self.retiring = False  # to be forgotten once everything has an outcome
+        self.given_up = False  # to be forgotten whatever becomes of the rest
         self.resource_cache: tuple[Resource, bytes, bytes] | None = None
         self.reset()
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
+import json
 import threading
 import time
+import zlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from google.protobuf.json_format import ParseDict
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
@@ -119,9 +123,7 @@ class OtlpReceiver:
         raise AssertionError(f"not met in {seconds} s by: {[(span.trace_id, span.name) for span in self.spans]}")
 
     async def _traces(self, request: Request) -> Response:
-        body = await request.body()
-        if request.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
+        body = _decompressed(await request.body(), request.headers.get("content-encoding"))
         with self._lock:
             self.requests.append((request.url.path, dict(request.headers)))
             answer = self.script(len(self.requests) - 1)
@@ -130,17 +132,15 @@ class OtlpReceiver:
         if answer.hang:
             await asyncio.to_thread(self._released.wait)
         if answer.status == 200:
-            export = ExportTraceServiceRequest()
-            export.ParseFromString(body)
+            is_json = request.headers["content-type"] == "application/json"
+            export = _from_json(body) if is_json else ExportTraceServiceRequest.FromString(body)
             with self._lock:
-                self._spans.extend(_decode(export))
+                self._spans.extend(decode(export))
         content = answer.body if answer.body is not None else ExportTraceServiceResponse().SerializeToString()
         return Response(content, answer.status, {"content-type": "application/x-protobuf", **answer.headers})
 
     async def _metrics(self, request: Request) -> Response:
-        body = await request.body()
-        if request.headers.get("content-encoding") == "gzip":
-            body = gzip.decompress(body)
+        body = _decompressed(await request.body(), request.headers.get("content-encoding"))
         export = ExportMetricsServiceRequest()
         export.ParseFromString(body)
         with self._lock:
@@ -174,7 +174,30 @@ def value_of(value: AnyValue) -> Any:
     return getattr(value, kind)
 
 
-def _decode(export: ExportTraceServiceRequest) -> list[ReceivedSpan]:
+def _decompressed(body: bytes, encoding: str | None) -> bytes:
+    if encoding == "gzip":
+        return gzip.decompress(body)
+    return zlib.decompress(body) if encoding == "deflate" else body
+
+
+def _from_json(body: bytes) -> ExportTraceServiceRequest:
+    """OTLP/JSON has its ids in hexadecimal, where protobuf's own JSON has base64."""
+
+    def as_base64(node: Any) -> Any:
+        if isinstance(node, list):
+            return [as_base64(each) for each in node]
+        if not isinstance(node, dict):
+            return node
+        ids = {"traceId", "spanId", "parentSpanId"}
+        return {
+            key: base64.b64encode(bytes.fromhex(each)).decode() if key in ids else as_base64(each)
+            for key, each in node.items()
+        }
+
+    return ParseDict(as_base64(json.loads(body)), ExportTraceServiceRequest())
+
+
+def decode(export: ExportTraceServiceRequest) -> list[ReceivedSpan]:
     return [
         ReceivedSpan(
             trace_id=span.trace_id.hex(),
