@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from litellm_otel_plugin.delivery.destination import check_proxy
 from litellm_otel_plugin.delivery.limits import QUEUE_BYTES
 
 if TYPE_CHECKING:
@@ -49,6 +50,12 @@ def _lower(value: object) -> object:
 def _no_boolean(value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("should be a number")  # noqa: TRY004 - pydantic turns a ValueError into a problem of the list
+    return value
+
+
+def _proxy(value: str | None) -> str | None:
+    if value is not None:
+        check_proxy(value)
     return value
 
 
@@ -102,7 +109,7 @@ class Settings(_Switch):
         ge=1,
         description="How many tenants' backends are known at once; the one not used for longest makes room.",
     )
-    export_proxy: str | None = Field(
+    export_proxy: Annotated[str | None, AfterValidator(_proxy)] = Field(
         default=None,
         repr=False,
         description="An HTTP proxy for exports to the operator's OTLP/HTTP backends. `HTTP_PROXY` and its like are "

@@ -17,6 +17,7 @@ from litellm_otel_plugin.delivery.environment import (
     tls_of,
     traces_headers_of,
 )
+from litellm_otel_plugin.privacy import printable_endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,6 +82,7 @@ class Operators:
             own = tls_of(environment)
             tls = own if own.ca_file else replace(own, ca_file=tls.ca_file, verify=tls.verify)
         return Destination(**{
+            "name": f"{described.name} at {printable_endpoint(endpoint)}",
             "endpoint": endpoint,
             "protocol": described.protocol,
             "headers": headers,

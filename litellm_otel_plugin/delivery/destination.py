@@ -84,7 +84,7 @@ class Destination:
             _check_endpoint("endpoint", self.endpoint, self.protocol)
             _check_headers(headers, self.protocol)
         if self.proxy is not None:
-            _check_endpoint("proxy", self.proxy, "http/protobuf")
+            check_proxy(self.proxy)
         if not self.name:
             _set(self, "name", printable_endpoint(self.endpoint))
 
@@ -139,10 +139,15 @@ def _check_endpoint(field_name: str, endpoint: object, protocol: Protocol) -> No
         raise DestinationError(f"{field_name}: should start with http:// or https://")
     if not host or port == 0:
         raise DestinationError(f"{field_name}: names no host and port")
-    if "@" in url.netloc:
+    if "@" in url.netloc and field_name != "proxy":
         raise DestinationError(f"{field_name}: has a user name in it; credentials are headers")
     if url.fragment:
         raise DestinationError(f"{field_name}: has a fragment")
+
+
+def check_proxy(proxy: str) -> None:
+    """Refuse what is no HTTP proxy's URL. A user name and password may be in it: there is nowhere else for them."""
+    _check_endpoint("proxy", proxy, "http/protobuf")
 
 
 def _check_headers(headers: Pairs, protocol: Protocol) -> None:

@@ -40,7 +40,7 @@ def main() -> None:
         end_spans("parent, before")
     else:
         assert threading.active_count() == threads_before, "a thread before the first span"
-    children = []
+    children: list[int] = []
     while len(children) < CHILDREN and 0 not in children:
         children.append(os.fork())
     if 0 in children:

@@ -59,6 +59,7 @@ def running(
     environment: Mapping[str, str] | None = None,
     flags: Sequence[str] = (),
     program: Sequence[str] | None = None,
+    port: int | None = None,
     **more: Any,
 ) -> Iterator[Gateway]:
     """A gateway with these callbacks (our line where none is given) until the block ends."""
@@ -69,7 +70,7 @@ def running(
             **(environment or {}),
         }
         document = config(provider.url, *(callbacks or (PLUGIN,)), **more)
-        with Proxy(document, environ, flags=flags, program=program) as proxy:
+        with Proxy(document, environ, flags=flags, program=program, port=port) as proxy:
             yield Gateway(proxy, provider, collector)
 
 

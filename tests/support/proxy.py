@@ -43,8 +43,9 @@ class Proxy:
         strict: bool = True,
         program: Sequence[str] | None = None,
         wait: bool = True,
+        port: int | None = None,
     ) -> None:
-        self.port = free_port()
+        self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._folder = tempfile.TemporaryDirectory(prefix="proxy-")
         folder = Path(self._folder.name)

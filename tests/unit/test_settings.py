@@ -31,6 +31,10 @@ def test_defaults() -> None:
         "enabled": True,
         "console": "auto",
         "http_semconv": "stable",
+        "delivery": "shared",
+        "queue_bytes": 64 * 1024 * 1024,
+        "tenants_max": 10_000,
+        "export_proxy": None,
         "shutdown_seconds": 5.0,
         "strict": False,
     }
@@ -86,9 +90,9 @@ def test_one_message_names_every_problem_and_shows_no_value(
 
 def test_unknown_names_are_found_in_both_places() -> None:
     environment = {"LITELLM_OTEL_PLUGIN_CONSOL": "on", "LITELLM_OTEL_PLUGIN_CONSOLE": "on", "LITELLM_OTEL_V2": "true"}
-    assert unknown_names(environment, {"queue_bytes": 1, "enabled": True}) == [
+    assert unknown_names(environment, {"queue_bites": 1, "enabled": True}) == [
         "LITELLM_OTEL_PLUGIN_CONSOL",
-        "callback_settings.otel_plugin.queue_bytes",
+        "callback_settings.otel_plugin.queue_bites",
     ]
 
 
