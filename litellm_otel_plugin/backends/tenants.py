@@ -90,7 +90,7 @@ class Tenants:
         if now - self._said_at >= SECONDS_BETWEEN_LINES:
             self._said_at = now
             log.warning(
-                "a tenant's %s backend cannot be used, the operator's own gets its spans: %s",
+                "a tenant's %s backend cannot be used (its spans are not sent there): %s",
                 backend.name,
                 error,
             )
@@ -132,8 +132,9 @@ class RouteProcessor(SpanProcessor):
         self._backend = backend
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take the span."""
-        self._tenants.deliver(span, self._backend)
+        """Take the span. Where the tenant's backend cannot be used, it is nobody else's either."""
+        if self._tenants.can_deliver(self._backend):
+            self._tenants.deliver(span, self._backend)
 
 
 _template_provider: TracerProvider | None = None

@@ -34,7 +34,7 @@ from litellm_otel_plugin.delivery.batches import SLICE_SECONDS, Batches, Slices
 from litellm_otel_plugin.delivery.budget import Budget
 from litellm_otel_plugin.delivery.encoding import encode_span
 from litellm_otel_plugin.delivery.exporter_sender import ExporterSender
-from litellm_otel_plugin.delivery.gates import Gates
+from litellm_otel_plugin.delivery.gates import Gates, patience_seconds
 from litellm_otel_plugin.delivery.lane import Lane, Parcel, all_of
 from litellm_otel_plugin.delivery.limits import Limits
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
@@ -414,7 +414,8 @@ class Delivery:
                 return await self._sender("exporter").send(destination.exporter, spans)  # type: ignore[no-any-return]
             body = await self._batches.body(lane, batch)
             transport = "grpc" if destination.protocol == "grpc" else "http"
-            seconds = min(destination.timeout_seconds, self.limits.export_timeout_seconds)
+            longest = min(destination.timeout_seconds, self.limits.export_timeout_seconds)
+            seconds = patience_seconds(lane, longest)
             return await self._sender(transport).send(destination, body, seconds)  # type: ignore[no-any-return]
         except Exception as error:
             with contained("sending a batch"):
@@ -594,4 +595,4 @@ def _version() -> str:
 
 
 def _names(lanes: Iterable[Lane]) -> list[str]:
-    return [f"{lane.destination.name} ({lane.problem})" for lane in lanes]
+    return [f"{lane.destination.name} ({lane.problem})" if lane.problem else lane.destination.name for lane in lanes]

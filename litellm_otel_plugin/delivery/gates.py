@@ -21,6 +21,9 @@ SHARE_OF_DESCRIPTORS = 0.25
 
 # More than this many requests in the air at once gain nothing on one loop.
 MOST_AT_ONCE = 512
+
+# A backend that works has answered by then, name look-up and TLS included.
+FIRST_PATIENCE_SECONDS = 2.0
 FEWEST_AT_ONCE = 32
 
 
@@ -31,8 +34,8 @@ class Gates:
         at_once = at_once or _from_descriptors()
         self._reserved = asyncio.Semaphore(at_once)  # the operator's are few, and wait for nobody
         self._delivering = asyncio.Semaphore(at_once // 2)
-        self._unproven = asyncio.Semaphore(at_once // 4)
-        self._failing = asyncio.Semaphore(at_once // 4)
+        self._unproven = asyncio.Semaphore(at_once * 3 // 8)
+        self._failing = asyncio.Semaphore(at_once // 8)
 
     def of(self, lane: Lane) -> asyncio.Semaphore:
         """The gate that this destination goes through now."""
@@ -41,6 +44,17 @@ class Gates:
         if lane.state == DELIVERING:
             return self._delivering
         return self._unproven if lane.state == UNPROVEN else self._failing
+
+
+def patience_seconds(lane: Lane, seconds: float) -> float:
+    """How long an export of this destination may take.
+
+    A tenant's backend that has not delivered yet gets little time at first, and twice as much each time it fails: its
+    place at the gate is somebody else's. One that is merely slow is known after a few attempts.
+    """
+    if lane.destination.reserved or lane.state == DELIVERING:
+        return seconds
+    return min(seconds, FIRST_PATIENCE_SECONDS * 2.0 ** min(lane.failures, 16))
 
 
 def _from_descriptors() -> int:

@@ -77,11 +77,13 @@ class OtlpReceiver:
         self.requests: list[tuple[str, dict[str, str]]] = []
         self.metrics: list[ExportMetricsServiceRequest] = []
         self.script: Callable[[int], Answer] = lambda _count: Answer()
+        self.exports: list[tuple[dict[str, str], list[ReceivedSpan]]] = []
         self._spans: list[ReceivedSpan] = []
         self._lock = threading.Lock()
         self._released = threading.Event()
         routes = [
             Route("/v1/traces", self._traces, methods=["POST"]),
+            Route("/{prefix:path}/v1/traces", self._traces, methods=["POST"]),
             Route("/v1/metrics", self._metrics, methods=["POST"]),
         ]
         self.server = ServerThread(Starlette(routes=routes))
@@ -108,6 +110,7 @@ class OtlpReceiver:
             self._spans.clear()
             self.metrics.clear()
             self.requests.clear()
+            self.exports.clear()
 
     def trace(self, trace_id: str) -> list[ReceivedSpan]:
         return sorted((span for span in self.spans if span.trace_id == trace_id), key=lambda span: span.start_ns)
@@ -134,8 +137,10 @@ class OtlpReceiver:
         if answer.status == 200:
             is_json = request.headers["content-type"] == "application/json"
             export = _from_json(body) if is_json else ExportTraceServiceRequest.FromString(body)
+            spans = decode(export)
             with self._lock:
-                self._spans.extend(decode(export))
+                self._spans.extend(spans)
+                self.exports.append((dict(request.headers), spans))
         content = answer.body if answer.body is not None else ExportTraceServiceResponse().SerializeToString()
         return Response(content, answer.status, {"content-type": "application/x-protobuf", **answer.headers})
 

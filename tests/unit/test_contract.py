@@ -10,6 +10,8 @@ from opentelemetry.instrumentation import _semconv
 from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
 from litellm_otel_plugin import seams, upstream
+from litellm_otel_plugin.backends.views import OPERATOR
+from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -95,6 +97,63 @@ def test_an_unconfigured_exporter_is_told_from_a_chosen_one(monkeypatch: pytest.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@collector:4318")
     logger = type("Logger", (), {"config": OpenTelemetryV2Config()})
     assert upstream.configured_exporters(logger) == [("otlp_http", "http://user:secret@collector:4318/v1/traces")]
+
+
+def test_what_delivery_puts_in_the_place_of_the_sdks() -> None:
+    assert _parameters(upstream._take(seams.EXPORTER)) == ["spec"]
+    assert _parameters(upstream._take(seams.PROCESSOR)) == ["exporter", "use_simple"]
+    assert upstream._take(seams.PARSE_HEADERS)("a=b%20c,d=e") == {"a": "b c", "d": "e"}
+    assert upstream._take(seams.TRACES_ENDPOINT)("http://collector:4318/") == "http://collector:4318/v1/traces"
+    assert _parameters(upstream._take(seams.TENANT_ROUTES))[0] == "config"
+    assert _parameters(upstream._take(seams.TENANT_HEADERS)) == ["headers"]
+    fan_out = upstream._take(seams.FAN_OUT)
+    assert {"processor_factory", "operator_sinks", "drain_pool"} <= set(_parameters(fan_out))
+    for method in ("_buildable", "_operator_already_writes"):
+        assert callable(getattr(fan_out, method))
+    providers = upstream._module(seams.PROVIDERS_MODULE)
+    assert _parameters(providers._in_scope) == ["span", "scope"]
+    assert isinstance(providers._EXPORTER_FACTORIES, dict)
+    assert "allowed_keys" in _parameters(providers.LiteLLMBaggageSpanProcessor)
+    context = upstream._module(seams.CONTEXT_MODULE)
+    assert (context.request_destinations(), context.suppressed_backends()) == ((), frozenset())
+
+
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [
+        ("otlp_http", "http/protobuf"), ("HTTP", "http/protobuf"), ("http/protobuf", "http/protobuf"),
+        ("http/json", "http/json"), ("otlp_grpc", "grpc"), ("grpc", "grpc"),
+        ("console", None), ("in_memory", None), ("a typo", None), ("agentops", None),
+    ],
+)  # fmt: skip
+def test_litellms_exporter_kinds(kind: str, protocol: str | None) -> None:
+    from litellm.integrations.otel.plumbing.providers import exporter_transport  # noqa: PLC0415 - as above
+    from litellm.integrations.otel.presets import agentops  # noqa: F401, PLC0415 - it registers its kind
+
+    assert upstream._protocol(kind) == protocol
+    if protocol is not None:
+        assert exporter_transport(kind) == ("grpc" if protocol == "grpc" else "http")
+
+
+def test_what_a_tenant_sees() -> None:
+    memory = SpanMemory()
+    with memory.provider.get_tracer("t").start_as_current_span(
+        "auth", attributes={"litellm.provider.error.stack_trace": "at /opt/x.py", "error.message": "postgres://", "http.route": "/x"}
+    ) as span:
+        span.add_event("exception", {"exception.stacktrace": "at /opt/x.py"})
+    nobody = upstream._take(seams.DESTINATION)(endpoint="")
+    seen = upstream._take(seams.TENANT_VIEW)(memory.only(), nobody)
+    assert dict(seen.attributes) == {"http.route": "/x"}
+    assert seen.events == ()
+    assert seen.resource is memory.only().resource
+    assert upstream._take(seams.TENANT_SCOPE)(seen, "llm_only").parent is None
+    destination = upstream._take(seams.DESTINATION)(endpoint="http://x", headers={"a": "1"}, protocol="otlp_http")
+    other = upstream._take(seams.DESTINATION)(endpoint="http://x", headers={"a": "2"}, protocol="otlp_http")
+    assert destination.cache_key() != other.cache_key()
+    assert hash(destination.cache_key()) is not None
+    backend = upstream._tenant_backend(destination, {"full": OPERATOR, "llm_only": OPERATOR})
+    assert backend is not None
+    assert backend.describe().endpoint == "http://x/v1/traces"
 
 
 def test_a_logging_object_describes_one_call() -> None:
