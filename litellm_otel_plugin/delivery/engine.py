@@ -38,6 +38,7 @@ from litellm_otel_plugin.delivery.gates import Gates, patience_seconds
 from litellm_otel_plugin.delivery.lane import Lane, Parcel, all_of
 from litellm_otel_plugin.delivery.limits import Limits
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
+from litellm_otel_plugin.delivery.packing import Packer
 from litellm_otel_plugin.guard import contained
 
 if TYPE_CHECKING:
@@ -91,6 +92,7 @@ class Delivery:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._context: contextvars.Context | None = None
         self._recent: OrderedDict[int, tuple[ReadableSpan, dict[tuple[View, bool], Parcel | None]]] = OrderedDict()
+        self._packer = Packer()
         self._flushes: list[_Flush] = []
         self._couriers: set[asyncio.Task[None]] = set()
         self._report_timer: asyncio.TimerHandle | None = None
@@ -310,6 +312,9 @@ class Delivery:
             span, lanes = self._intake.popleft()
             self._placing = lanes
         parcels = [self._parcel(span, lane) for lane in lanes]
+        for lane, parcel in zip(lanes, parcels, strict=True):
+            if parcel is not None and lane.failing:  # it may wait for long
+                parcel.pack(self._packer)
         with self._lock:
             self._placing = ()
             # A destination that was forgotten since is remembered, or has been found again by now.
@@ -340,7 +345,9 @@ class Delivery:
         # An exporter of its own needs the span itself, which weighs more: it is not kept for the others.
         which = (destination.view, destination.exporter is not None)
         if which not in views:
-            views[which] = _made(span, destination.view, keep_span=which[1])
+            parcel = views[which] = _made(span, destination.view, keep_span=which[1])
+            if parcel is not None:
+                self._packer.learn(parcel.encoded)
         return views[which]
 
     def _arm(self, lane: Lane) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.budget import Budget
     from litellm_otel_plugin.delivery.destination import Destination
     from litellm_otel_plugin.delivery.limits import Limits
+    from litellm_otel_plugin.delivery.packing import Packer
 
 # What a waiting span takes beside its encoding: the objects of the queue that hold it.
 BYTES_PER_PARCEL = 200
@@ -36,7 +37,7 @@ REFUSED = "refused"  # with these credentials: probed once a minute
 class Parcel:
     """One span in one view, encoded, shared by every destination that takes that view."""
 
-    __slots__ = ("charged_to_reserved", "encoded", "holders", "resource", "scope", "size", "span")
+    __slots__ = ("_bytes", "_packer", "charged_to_reserved", "holders", "length", "resource", "scope", "size", "span")
 
     def __init__(
         self,
@@ -45,13 +46,27 @@ class Parcel:
         scope: InstrumentationScope | None,
         span: ReadableSpan | None = None,
     ) -> None:
-        self.encoded = encoded
+        self._bytes = encoded
+        self._packer: Packer | None = None
+        self.length = len(encoded)
         self.resource = resource
         self.scope = scope
         self.span = span  # kept only for a destination with an exporter of its own
         self.size = len(encoded) + BYTES_PER_PARCEL
         self.holders = 0
         self.charged_to_reserved = False
+
+    @property
+    def encoded(self) -> bytes:
+        """The OTLP ``Span`` message."""
+        return self._bytes if self._packer is None else self._packer.unpack(self._bytes)
+
+    def pack(self, packer: Packer) -> None:
+        """Take less memory. Only before anybody holds it: what is held is accounted for."""
+        if self._packer is None and not self.holders:
+            self._bytes = packer.pack(self._bytes)
+            self._packer = packer
+            self.size = len(self._bytes) + BYTES_PER_PARCEL
 
 
 class Lane:
@@ -126,7 +141,7 @@ class Lane:
         batch: list[Parcel] = []
         weight = 0
         while self.parcels and len(batch) < self.limits.batch_spans:
-            size = len(self.parcels[0].encoded)
+            size = self.parcels[0].length
             if batch and weight + size > self.batch_bytes:
                 break
             weight += size
@@ -141,7 +156,7 @@ class Lane:
         self.in_flight = 0
         verdict = outcome.verdict
         if verdict is Verdict.TOO_LARGE and len(batch) > 1:
-            self.batch_bytes = max(1, sum(len(parcel.encoded) for parcel in batch) // 2)
+            self.batch_bytes = max(1, sum(parcel.length for parcel in batch) // 2)
             self.parcels.extendleft(reversed(batch))
             self.problem = outcome.cause
             return

@@ -402,6 +402,23 @@ def test_memory_is_bounded_for_all_together_and_the_operator_keeps_half(
     assert set(counts_of(delivery, dead).dropped) == {"over_budget"}
 
 
+def test_what_waits_for_a_dead_collector_is_packed_and_arrives_as_it_was(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans
+) -> None:
+    collector.script = lambda count: Answer(status=503 if count == 0 else 200)
+    dead, healthy = to(collector, name="dead"), to(collector, name="healthy", headers={"x-of": "healthy"})
+    feed(delivery, make_spans(1, text="x" * 500), dead)
+    wait_for(lambda: delivery.stats().destinations[0].state == "failing")
+    spans = make_spans(300, text="the same on every span " * 20)
+    feed(delivery, spans, dead, healthy)
+    wait_for(lambda: counts_of(delivery, healthy).sent == 300)
+    assert delivery.stats().held_bytes < 300 * 350
+    wait_for(lambda: counts_of(delivery, dead).sent == 301)
+    texts = [span.attributes["text"] for span in collector.spans]
+    assert texts.count("the same on every span " * 20) == 600
+    assert delivery.stats().held_bytes == 0
+
+
 def test_a_thread_that_does_not_get_to_run_costs_the_oldest(
     collector: OtlpReceiver, make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any
 ) -> None:

@@ -62,6 +62,7 @@ def test_every_trace_arrives_once_after_an_outage(tmp_path: Path) -> None:
         (destination,) = during["stats"]["destinations"]
         assert destination["state"] == "failing"
         assert destination["counts"]["dropped"] == {}
+        wait_for(lambda: "spans are not reaching" in gateway.proxy.log)
         answers.append(Answer())
         gateway.collector._released.set()  # those that hung are let go
         spans = gateway.collector.wait_until(lambda spans: whole(spans, trace_ids), seconds=60)

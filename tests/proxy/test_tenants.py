@@ -44,7 +44,7 @@ OPERATORS_LANGFUSE = langfuse_headers("pk-operator", "sk-operator")
 OPERATORS_COLLECTOR = {"x-operator": "secret-of-all-signals", "authorization": "Bearer secret-of-traces"}
 OPERATORS_SECRETS = ("sk-operator", "secret-of-", "secret-of-netrc", OPERATORS_LANGFUSE["authorization"])
 AT_ONCE = 50
-REFUSED = re.compile(r"a tenant's (\w+) backend cannot be used, the operator's own gets its spans: (.+)")
+REFUSED = re.compile(r"a tenant's (\w+) backend cannot be used \(its spans are not sent there\): (.+)")
 
 unique = itertools.count()
 
