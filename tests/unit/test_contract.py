@@ -138,7 +138,12 @@ def test_litellms_exporter_kinds(kind: str, protocol: str | None) -> None:
 def test_what_a_tenant_sees() -> None:
     memory = SpanMemory()
     with memory.provider.get_tracer("t").start_as_current_span(
-        "auth", attributes={"litellm.provider.error.stack_trace": "at /opt/x.py", "error.message": "postgres://", "http.route": "/x"}
+        "auth",
+        attributes={
+            "litellm.provider.error.stack_trace": "at /opt/x.py",
+            "error.message": "postgres://",
+            "http.route": "/x",
+        },
     ) as span:
         span.add_event("exception", {"exception.stacktrace": "at /opt/x.py"})
     nobody = upstream._take(seams.DESTINATION)(endpoint="")
