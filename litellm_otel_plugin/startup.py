@@ -137,7 +137,11 @@ def _deliver_by_ourselves(installation: Installation) -> tuple[Callable[[], None
     delivery = installation.plugin.delivery = Delivery(limits)
 
     def refused(name: str, reason: str) -> None:
-        installation.notes.append(f"the backend {name} cannot be used: {reason}")
+        line = f"the backend {name} cannot be used: {reason}"
+        if installation.announced:
+            log.warning("%s", line)
+        else:
+            installation.notes.append(line)
 
     operators = Operators(delivery, proxy=settings.export_proxy, refused=refused)
     tenants = Tenants(delivery, operators, settings.tenants_max)

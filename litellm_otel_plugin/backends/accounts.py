@@ -21,6 +21,8 @@ def account_of(processor: SpanProcessor) -> Account | None:
     """Endpoint and headers that a processor's OTLP exporter presents, ``None`` for any other processor."""
     inner = _innermost(processor)
     if isinstance(inner, DeliveryProcessor):
+        if len(inner.destinations) != 1 or inner.destinations[0].exporter is not None:
+            return None
         (destination,) = inner.destinations
         return destination.endpoint.rstrip("/"), _lower_names(destination.headers)
     exporter = _exporter_of(inner)

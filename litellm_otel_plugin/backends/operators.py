@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opentelemetry.sdk.trace import SpanProcessor
 
 from litellm_otel_plugin.backends.views import OPERATOR
 from litellm_otel_plugin.delivery import DeliveryProcessor, Destination, DestinationError
+from litellm_otel_plugin.delivery.destination import FRAMING
 from litellm_otel_plugin.delivery.environment import (
     compression_of,
     endpoint_of,
+    headers_of,
     timeout_of,
     tls_of,
     traces_headers_of,
@@ -75,10 +77,10 @@ class Operators:
         require_transport(described.protocol)
         environment = os.environ
         endpoint = described.endpoint or endpoint_of(environment, described.protocol)
-        headers = dict(described.headers)
+        headers = _without_framing(described.headers)
         tls = described.tls
-        if described.owner is None and endpoint == endpoint_of(environment, described.protocol):
-            headers = {**_without_names_of(headers, traces_headers_of(environment)), **traces_headers_of(environment)}
+        if described.owner is None and _is_the_environments(endpoint, described.protocol, environment):
+            headers = _merged(headers_of(environment), headers, traces_headers_of(environment))
             own = tls_of(environment)
             tls = own if own.ca_file else replace(own, ca_file=tls.ca_file, verify=tls.verify)
         return Destination(**{
@@ -105,6 +107,31 @@ def require_transport(protocol: str) -> None:
         raise DestinationError("protocol: grpc needs the extra `litellm-otel-plugin[grpc]`") from None
 
 
-def _without_names_of(headers: Mapping[str, str], others: Mapping[str, str]) -> dict[str, str]:
-    names = {name.lower() for name in others}
-    return {name: value for name, value in headers.items() if name.lower() not in names}
+# LiteLLM's own names for the standard variables.
+_ENDPOINT_VARIABLES = (
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_ENDPOINT", "OTEL_ENDPOINT",
+)  # fmt: skip
+
+
+def _is_the_environments(endpoint: str, protocol: str, environment: Mapping[str, str]) -> bool:
+    """Whether an endpoint is the collector that the environment describes, in whatever spelling."""
+    named = [environment.get(name, "").strip() for name in _ENDPOINT_VARIABLES]
+    named = [each for each in named if each] or [endpoint_of(environment, cast("Protocol", protocol))]
+    return _base(endpoint) in {_base(each) for each in named}
+
+
+def _base(endpoint: str) -> str:
+    return endpoint.rstrip("/").removesuffix("/v1/traces").rstrip("/")
+
+
+def _merged(*headers: Mapping[str, str]) -> dict[str, str]:
+    """All of them, by name in any spelling; the later ones win."""
+    merged: dict[str, tuple[str, str]] = {}
+    for each in headers:
+        merged.update({name.lower(): (name, value) for name, value in _without_framing(each).items()})
+    return dict(merged.values())
+
+
+def _without_framing(headers: Mapping[str, str]) -> dict[str, str]:
+    """What the client sets itself, an operator may have set for another: it is not worth refusing a backend for."""
+    return {name: value for name, value in headers.items() if name.lower() not in FRAMING}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
 
 from litellm_otel_plugin.delivery import Destination, DestinationError, Directory
+from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.privacy import printable_endpoint
 
 if TYPE_CHECKING:
@@ -133,8 +134,9 @@ class RouteProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take the span. Where the tenant's backend cannot be used, it is nobody else's either."""
-        if self._tenants.can_deliver(self._backend):
-            self._tenants.deliver(span, self._backend)
+        with contained("taking a span on a tenant's route"):
+            if self._tenants.can_deliver(self._backend):
+                self._tenants.deliver(span, self._backend)
 
 
 _template_provider: TracerProvider | None = None

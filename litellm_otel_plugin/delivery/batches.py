@@ -61,6 +61,7 @@ class Batches:
     """Puts bodies together, and remembers the encodings of what repeats."""
 
     def __init__(self) -> None:
+        self._plain: tuple[Resource, bytes, bytes] | None = None
         self._scopes: dict[InstrumentationScope | None, tuple[bytes, bytes]] = {}
 
     async def body(self, lane: Lane, parcels: Sequence[Parcel]) -> bytes:
@@ -92,9 +93,12 @@ class Batches:
             self._scopes[scope] = known
         return known
 
-    @staticmethod
-    def _resource(lane: Lane, resource: Resource) -> tuple[bytes, bytes]:
+    def _resource(self, lane: Lane, resource: Resource) -> tuple[bytes, bytes]:
         """A resource as this destination gets it. All spans of a process have one; the last is remembered."""
+        if not lane.destination.resource_defaults and not lane.destination.resource_overrides:
+            if self._plain is None or self._plain[0] is not resource:
+                self._plain = resource, encode_resource(resource), encode_schema_url(resource.schema_url)
+            return self._plain[1:]
         if lane.resource_cache is None or lane.resource_cache[0] is not resource:
             merged = resource
             if lane.destination.resource_defaults:

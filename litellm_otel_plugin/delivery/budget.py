@@ -12,6 +12,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from litellm_otel_plugin.delivery.accounts import OVER_BUDGET
+from litellm_otel_plugin.delivery.states import DELIVERING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -19,6 +20,14 @@ if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.lane import Lane, Parcel
 
 SHARE_OF_THE_UNRESERVED = 0.5
+
+# What tenants' exports that are under way may hold of their share; of it, those that are not known to deliver. Spans in
+# flight cannot be let go: without a bound a few backends that hang would leave the others no room to wait in.
+SHARE_IN_FLIGHT = 0.5
+SHARE_IN_FLIGHT_UNPROVEN = 0.25
+
+# From here on, what comes in is packed: it costs a little, and losing it later costs more.
+SHARE_BEFORE_PACKING = 0.5
 
 # A destination's place in the order is renewed when it holds this many times what it held: "the most" is exact within
 # that factor, and a heap of ten thousand destinations is not touched for every span.
@@ -42,8 +51,11 @@ class Budget:
 
     def reset(self) -> None:
         """Nothing is held."""
-        self._reserved_bytes = 0
-        self._unreserved_bytes = 0
+        # Without a reservation, and with one; a span that both hold is the reserved ones'.
+        self._bytes = [0, 0]
+        self._in_flight = [0, 0]
+        self._in_flight_unproven = 0
+        self._marks: dict[Lane, tuple[int, bool]] = {}
         self._number = itertools.count()
         self._entries_after_cleaning = 0
         # The largest first, of those that fail: one heap for each half.
@@ -52,28 +64,58 @@ class Budget:
     @property
     def held(self) -> int:
         """Bytes of all spans that wait or are in flight; one shared by several destinations counts once."""
-        return self._reserved_bytes + self._unreserved_bytes
+        return sum(self._bytes)
+
+    @property
+    def is_short(self) -> bool:
+        """Whether spans should take as little as they can."""
+        return self._bytes[False] > self.limit * SHARE_OF_THE_UNRESERVED * SHARE_BEFORE_PACKING or (
+            self.held > self.limit * SHARE_BEFORE_PACKING
+        )
 
     def hold(self, parcel: Parcel, lane: Lane) -> None:
         """A destination queues a span."""
-        if parcel.holders == 0:
-            parcel.charged_to_reserved = lane.destination.reserved
-            if parcel.charged_to_reserved:
-                self._reserved_bytes += parcel.size
-            else:
-                self._unreserved_bytes += parcel.size
-        parcel.holders += 1
+        self._change(parcel, lane, 1)
         if lane.failing and lane.bytes > lane.heap_mark * RENEWED_AT_FACTOR:
             self.is_failing(lane)
 
-    def let_go(self, parcel: Parcel) -> None:
+    def let_go(self, parcel: Parcel, lane: Lane) -> None:
         """A destination is done with a span."""
-        parcel.holders -= 1
-        if parcel.holders == 0:
-            if parcel.charged_to_reserved:
-                self._reserved_bytes -= parcel.size
-            else:
-                self._unreserved_bytes -= parcel.size
+        self._change(parcel, lane, -1)
+
+    def may_take_off(self, lane: Lane) -> bool:
+        """Whether another export of this destination may be under way."""
+        if lane.destination.reserved or not self._in_flight[False]:
+            return True
+        share = self.limit * SHARE_OF_THE_UNRESERVED
+        if lane.state != DELIVERING and self._in_flight_unproven > share * SHARE_IN_FLIGHT_UNPROVEN:
+            return False
+        return self._in_flight[False] <= share * SHARE_IN_FLIGHT
+
+    def takes_off(self, lane: Lane, batch: list[Parcel]) -> None:
+        """Spans of a destination are on their way."""
+        size, unproven = sum(parcel.size for parcel in batch), lane.state != DELIVERING
+        self._marks[lane] = (size, unproven)
+        self._in_flight[lane.destination.reserved] += size
+        if unproven and not lane.destination.reserved:
+            self._in_flight_unproven += size
+
+    def lands(self, lane: Lane) -> None:
+        """They have an outcome."""
+        size, unproven = self._marks.pop(lane, (0, False))
+        self._in_flight[lane.destination.reserved] -= size
+        if unproven and not lane.destination.reserved:
+            self._in_flight_unproven -= size
+
+    def _change(self, parcel: Parcel, lane: Lane, by: int) -> None:
+        before = _side_of(parcel)
+        parcel.held_by[lane.destination.reserved] += by
+        after = _side_of(parcel)
+        if before is not after:
+            if before is not None:
+                self._bytes[before] -= parcel.size
+            if after is not None:
+                self._bytes[after] += parcel.size
 
     def is_failing(self, lane: Lane) -> None:
         """A destination does not take spans now: it is the first to lose some."""
@@ -87,28 +129,31 @@ class Budget:
 
     def enforce(self) -> list[Lane]:
         """Let spans go until the rest fits. Returns the destinations that lost some."""
-        losers = []
-        while (reserved := self._over_its_share()) is not None:
-            lane = self._largest_failing(reserved=reserved)
-            spans = 1
-            if lane is None:
-                lane = max(
-                    (each for each in self._lanes() if each.destination.reserved is reserved and each.parcels),
-                    key=lambda each: each.bytes,
-                    default=None,
-                )
-                spans = SPANS_AT_ONCE
-            if lane is None:  # all of it is in flight: that is bounded by the connections
-                break
+        losers: list[Lane] = []
+        while True:
+            lane, spans = None, 1
+            for reserved in self._over_their_share():
+                lane, spans = self._who_lets_go(reserved=reserved)
+                if lane is not None:
+                    break
+            if lane is None:  # everything fits, or is in flight
+                return losers
             lane.drop_oldest(OVER_BUDGET, spans)
             losers.append(lane)
-        return losers
 
-    def _over_its_share(self) -> bool | None:
-        """Which half has to let go: ``True`` the reserved, ``False`` the other, ``None`` neither."""
-        if self._unreserved_bytes > self.limit * SHARE_OF_THE_UNRESERVED:
-            return False
-        return True if self.held > self.limit else None
+    def _over_their_share(self) -> list[bool]:
+        """Who has to let go, in this order: ``False`` those without a reservation, ``True`` the others."""
+        if self._bytes[False] > self.limit * SHARE_OF_THE_UNRESERVED:
+            return [False, True] if self.held > self.limit else [False]
+        return [True, False] if self.held > self.limit else []
+
+    def _who_lets_go(self, *, reserved: bool) -> tuple[Lane | None, int]:
+        lane = self._largest_failing(reserved=reserved)
+        if lane is not None:
+            return lane, 1
+        waiting = (each for each in self._lanes() if each.destination.reserved is reserved and each.parcels)
+        # One that is not known to deliver before one that is.
+        return max(waiting, key=lambda each: (each.state != DELIVERING, each.bytes), default=None), SPANS_AT_ONCE
 
     def _clean(self, heap: list[tuple[int, int, Lane]]) -> None:
         heap[:] = [entry for entry in heap if entry[2].failing and -entry[0] == entry[2].heap_mark]
@@ -131,3 +176,10 @@ class Budget:
                     continue
             return lane
         return None
+
+
+def _side_of(parcel: Parcel) -> bool | None:
+    """Whose a span is: the reserved destinations' where one of them holds it, nobody's where none does."""
+    if parcel.held_by[True]:
+        return True
+    return False if parcel.held_by[False] else None

@@ -32,7 +32,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e]*")
 _URL_CHARACTERS = re.compile(r"[\x21-\x7e]+")
 
 # They decide where a message ends and who it is for: set by the client alone.
-_FRAMING = frozenset({"connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
+FRAMING = frozenset({"connection", "content-encoding", "content-length", "content-type", "host", "transfer-encoding"})
 
 
 class DestinationError(ValueError):
@@ -47,6 +47,8 @@ class Tls:
     client_certificate_file: str | None = None
     client_key_file: str | None = field(default=None, repr=False)
     verify: bool = True
+    # For a gRPC endpoint without a scheme: no encryption, as `OTEL_EXPORTER_OTLP_INSECURE` says.
+    insecure: bool = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -108,9 +110,10 @@ def grpc_target(endpoint: str) -> str:
     return _split(endpoint, "grpc").netloc
 
 
-def uses_tls(endpoint: str) -> bool:
-    """Whether the connection is encrypted. An endpoint without a scheme is, as in the SDK."""
-    return not endpoint.lower().startswith("http://")
+def uses_tls(destination: Destination) -> bool:
+    """Whether the connection is encrypted. A gRPC endpoint without a scheme is unless it is said otherwise."""
+    scheme = _split(destination.endpoint, destination.protocol).scheme
+    return scheme == "https" or (scheme != "http" and not destination.tls.insecure)
 
 
 def _set(destination: Destination, name: str, value: object) -> None:
@@ -134,7 +137,7 @@ def _check_endpoint(field_name: str, endpoint: object, protocol: Protocol) -> No
         host, port = url.hostname, url.port
     except ValueError:
         raise DestinationError(f"{field_name}: is no URL") from None
-    schemes = ("http", "https", "") if protocol == "grpc" else ("http", "https")
+    schemes = ("http", "https", "grpc", "") if protocol == "grpc" else ("http", "https")
     if url.scheme not in schemes:
         raise DestinationError(f"{field_name}: should start with http:// or https://")
     if not host or port == 0:
@@ -155,11 +158,13 @@ def _check_headers(headers: Pairs, protocol: Protocol) -> None:
     for name, value in headers:
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise DestinationError("headers: a name has a character that a header's name cannot have")
-        if protocol == "grpc" and (not _METADATA_NAME.fullmatch(name) or name.startswith("grpc-")):
+        if protocol == "grpc" and (
+            not _METADATA_NAME.fullmatch(name) or name.startswith("grpc-") or name.endswith("-bin")
+        ):
             raise DestinationError(f"headers.{name}: is no name that gRPC allows")
         if not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value) or value != value.strip():
             raise DestinationError(f"headers.{name}: the value has a character that a header cannot carry")
-        if name.lower() in _FRAMING:
+        if name.lower() in FRAMING:
             raise DestinationError(f"headers.{name}: is for the client to set")
         if name.lower() in names:
             raise DestinationError(f"headers.{name}: is there twice")

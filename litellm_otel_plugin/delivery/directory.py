@@ -29,11 +29,12 @@ class Directory:
     def lanes(self, key: Hashable, make: Callable[[], Destination]) -> tuple[Lane, ...]:
         """The way to a destination, as ``Delivery.accept`` takes it; raises what ``make`` raises."""
         known = self._lanes.get(key)
-        if known is not None:
+        if known is not None and not known[0].retiring:
             with contextlib.suppress(KeyError):  # another thread has just made room
                 self._lanes.move_to_end(key)
             return known
-        lanes = self._lanes.setdefault(key, (self._delivery.lane(make()),))
+        # Asking for it keeps the delivery from forgetting it: another key can have led to the same destination.
+        lanes = self._lanes[key] = (self._delivery.lane(make()),)
         if len(self._lanes) > self._most:
             _, (evicted,) = self._lanes.popitem(last=False)
             if evicted is not lanes[0]:

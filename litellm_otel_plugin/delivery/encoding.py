@@ -37,6 +37,9 @@ _STATUS_CODES = {
     StatusCode.OK: StatusMessage.STATUS_CODE_OK,
     StatusCode.ERROR: StatusMessage.STATUS_CODE_ERROR,
 }
+_KIND_UNSPECIFIED = SpanMessage.SPAN_KIND_UNSPECIFIED
+_NOT_REMOTE = int(SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK)
+_REMOTE = _NOT_REMOTE | int(SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK)
 _INT64 = range(-(2**63), 2**63)
 _UINT32_MAX = 2**32 - 1
 _UINT64_MAX = 2**64 - 1
@@ -112,7 +115,7 @@ def _encode(span: ReadableSpan, longest: int) -> bytes:
         trace_id=context.trace_id.to_bytes(16, "big"),
         span_id=context.span_id.to_bytes(8, "big"),
         name=_text(span.name, longest),
-        kind=_KINDS.get(span.kind, SpanMessage.SPAN_KIND_UNSPECIFIED),
+        kind=_KINDS.get(span.kind, _KIND_UNSPECIFIED),
         start_time_unix_nano=_instant(span.start_time),
         end_time_unix_nano=_instant(span.end_time),
         dropped_attributes_count=_count(span.dropped_attributes),
@@ -151,7 +154,9 @@ def _encode(span: ReadableSpan, longest: int) -> bytes:
 def _fill(attributes: Any, values: Mapping[Any, Any], longest: int) -> None:
     """Add each attribute. The common kinds first: this is where the time of an export goes."""
     add = attributes.add
-    for key, value in values.items():
+    copied = getattr(values, "copy", None)
+    # The SDK's attributes take a lock for each item that is looked at; a copy is taken at once.
+    for key, value in (copied() if copied is not None else values).items():
         pair = add()
         pair.key = key if key in _KNOWN_KEYS else _clean_key(key)
         kind = type(value)
@@ -254,7 +259,4 @@ def _count(number: int | None) -> int:
 
 def _flags(context: SpanContext | None) -> int:
     """Whether a parent is remote, and that this is known. The sampled bit is left to the ids' owner, as in the SDK."""
-    known = SpanFlags.SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
-    if context is not None and context.is_remote:
-        return known | SpanFlags.SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
-    return known
+    return _REMOTE if context is not None and context.is_remote else _NOT_REMOTE

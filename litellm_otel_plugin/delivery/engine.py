@@ -39,7 +39,7 @@ from litellm_otel_plugin.delivery.lane import Lane, Parcel, all_of
 from litellm_otel_plugin.delivery.limits import Limits
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
 from litellm_otel_plugin.delivery.packing import Packer
-from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.guard import contained, guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
@@ -57,12 +57,22 @@ Entry = tuple["ReadableSpan", tuple[Lane, ...]]
 # and waking a thread costs more than taking a span in.
 SECONDS_BEFORE_TAKING_IN = 0.05
 
+# While spans come, the thread looks for them at that interval by itself: waking it would be most of what the end of a
+# span costs. After a second without one it sleeps until it is woken.
+ROUNDS_BEFORE_SLEEPING = 20
+
 # Spans that the thread has not come to yet. It takes in ten thousand a second; more than this many at once means that
 # it does not get to run.
 INTAKE_SPANS = 32_768
 
 # Several processors hand in the same span, one after the other: so many of the last ones are recognised.
 RECENT_SPANS = 64
+
+# How soon a tenant's backend looks again whether others' exports under way leave it room.
+SECONDS_UNTIL_THERE_IS_ROOM = 0.2
+
+# What an export may take beyond its own timeout before it is given up from outside.
+SECONDS_OF_GRACE = 1.0
 
 # What a stop allows beyond its deadline, for the thread to count what is left.
 SECONDS_TO_FINISH = 1.0
@@ -76,6 +86,8 @@ class Delivery:
         self._clock = clock
         self._lanes: dict[tuple[Any, ...], Lane] = {}
         self._budget = Budget(self.limits.queue_bytes, self._lanes.values)
+        self._batches = Batches()
+        self._forked_after_grpc = False
         self._begin()
         _deliveries.add(self)
 
@@ -85,6 +97,8 @@ class Delivery:
         self._intake: deque[Entry] = deque()
         self._placing: tuple[Lane, ...] = ()
         self._awake = False
+        self._empty_rounds = 0
+        self._round_seconds = min(SECONDS_BEFORE_TAKING_IN, self.limits.schedule_delay_seconds / 4)
         self._closed = False
         self._departed: list[Counts] = []
         self._retiring: OrderedDict[Lane, None] = OrderedDict()
@@ -95,6 +109,8 @@ class Delivery:
         self._packer = Packer()
         self._flushes: list[_Flush] = []
         self._couriers: set[asyncio.Task[None]] = set()
+        self._senders: dict[str, Any] = {}
+        self._gates: Gates | None = None
         self._report_timer: asyncio.TimerHandle | None = None
         self._said_failing = False
         self._said_rejected = 0
@@ -164,7 +180,10 @@ class Delivery:
 
     def restart_in_child(self) -> None:
         """After a fork: the parent's spans and its thread are the parent's."""
-        _inherited.append((self._loop, self._thread, self._couriers, self._context))
+        _inherited.append((
+            self._loop, self._thread, self._couriers, self._context, self._senders, self._gates, self._flushes,
+        ))  # fmt: skip
+        self._forked_after_grpc = self._forked_after_grpc or "grpc" in self._senders
         for lane in [lane for lane in self._lanes.values() if lane.retiring]:
             del self._lanes[lane.key]
         self._begin()
@@ -178,13 +197,15 @@ class Delivery:
             self._drop_intake(CLOSED)
             return
         self._awake = True
-        loop = self._loop
-        if loop is None:
-            loop = self._start()
         try:
+            loop = self._loop or self._start()
             loop.call_soon_threadsafe(self._take_in_soon, context=self._context)
-        except RuntimeError:  # it has just stopped
-            self._drop_intake(CLOSED)
+        except Exception as error:  # noqa: BLE001 - no descriptor or no thread to be had: the request goes on
+            self._awake = False  # the next span tries again
+            if self._closed:
+                self._drop_intake(CLOSED)
+            else:
+                guard.failed("starting the delivery", error)
 
     def _call_on_loop(self, call: Callable[..., object], *args: Any) -> None:
         loop = self._loop
@@ -203,31 +224,44 @@ class Delivery:
             if self._loop is None:
                 # Not the one of a policy: a loop of this thread's own, whatever the server runs on.
                 loop = asyncio.SelectorEventLoop()
-                # A request's own context must not follow its span here, and exports are not traced.
-                self._context = contextvars.Context()
-                self._context.run(_trace_nothing)
-                self._thread = threading.Thread(
-                    target=self._run, args=(loop,), name="litellm-otel-delivery", daemon=True
-                )
-                self._thread.start()
+                try:
+                    self._start_thread(loop)
+                except BaseException:
+                    loop.close()
+                    raise
                 self._loop = loop
             return self._loop
 
+    def _start_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        # A request's own context must not follow its span here, and exports are not traced.
+        self._context = contextvars.Context()
+        self._context.run(_trace_nothing)
+        thread = threading.Thread(target=self._run, args=(loop,), name="litellm-otel-delivery", daemon=True)
+        thread.start()
+        self._thread = thread
+
     def _drop_oldest_of_intake(self) -> None:
         with self._lock:
-            try:
-                _, lanes = self._intake.popleft()
-            except IndexError:
-                return
-            for lane in lanes:
-                lane.lose(INTAKE_FULL)
+            self._lose_next(INTAKE_FULL)
 
     def _drop_intake(self, reason: str) -> None:
         with self._lock:
-            while self._intake:
-                _, lanes = self._intake.popleft()
-                for lane in lanes:
-                    lane.lose(reason)
+            while self._lose_next(reason):
+                pass
+
+    def _lose_next(self, reason: str) -> bool:
+        """Let the oldest span of the intake go, and count it. Under the lock."""
+        try:
+            _, lanes = self._intake.popleft()
+        except IndexError:
+            return False
+        for lane in lanes:
+            known = self._lanes.get(lane.key)
+            if known is not None:
+                known.lose(reason)
+            else:  # it was forgotten: its account is the total's
+                self._departed.append(Counts(accepted=1, dropped={reason: 1}))
+        return True
 
     def _nothing_is_left(self, only: tuple[Lane, ...] | None) -> bool:
         stats = self.stats()
@@ -257,8 +291,6 @@ class Delivery:
     def _run(self, loop: asyncio.AbstractEventLoop) -> None:
         asyncio.set_event_loop(loop)
         self._gates = Gates()
-        self._batches = Batches()
-        self._senders: dict[str, Any] = {}
         try:
             loop.run_forever()
         finally:
@@ -287,8 +319,8 @@ class Delivery:
         self._spawn(finish())
 
     def _take_in_soon(self) -> None:
-        delay = min(SECONDS_BEFORE_TAKING_IN, self.limits.schedule_delay_seconds / 4)
-        asyncio.get_running_loop().call_later(delay, self._take_in)
+        self._empty_rounds = 0
+        asyncio.get_running_loop().call_later(self._round_seconds, self._take_in)
 
     def _take_in(self) -> None:
         """Encode and queue what has come in, a slice at a time."""
@@ -299,7 +331,11 @@ class Delivery:
             if slices.over:
                 asyncio.get_running_loop().call_later(SLICE_SECONDS, self._take_in)
                 return
+        self._empty_rounds = 0 if self._recent else self._empty_rounds + 1
         self._recent.clear()
+        if self._empty_rounds < ROUNDS_BEFORE_SLEEPING:
+            asyncio.get_running_loop().call_later(self._round_seconds, self._take_in)
+            return
         self._awake = False
         if self._intake:  # it came between the two lines above, and saw the thread awake
             self._awake = True
@@ -313,7 +349,7 @@ class Delivery:
             self._placing = lanes
         parcels = [self._parcel(span, lane) for lane in lanes]
         for lane, parcel in zip(lanes, parcels, strict=True):
-            if parcel is not None and lane.failing:  # it may wait for long
+            if parcel is not None and (lane.failing or self._budget.is_short):  # it may wait for long, or many do
                 parcel.pack(self._packer)
         with self._lock:
             self._placing = ()
@@ -390,28 +426,41 @@ class Delivery:
 
     async def _courier(self, lane: Lane) -> None:
         """Send batch after batch, until there is nothing to send now."""
+        outcome = Outcome(Verdict.RETRY, "interrupted")
         try:
             while lane.wants_sending() or (lane.retiring and lane.parcels):
-                async with self._gates.of(lane):
+                outcome = Outcome(Verdict.RETRY, "interrupted")
+                async with self._gate(lane):
                     with self._lock:
-                        batch = lane.take()
-                    if not batch:
-                        break
+                        batch = lane.take() if self._budget.may_take_off(lane) else []
+                        if not batch:
+                            lane.paused_until = self._clock() + SECONDS_UNTIL_THERE_IS_ROOM
+                            break
                     outcome = await self._send(lane, batch)
-                with self._lock:
-                    lane.settle(outcome, self._clock())
-                    if lane.given_up:
-                        lane.drop_oldest(EVICTED, len(lane.parcels))
-                    self._settled(lane)
+                self._settle(lane, outcome)
                 if outcome.verdict is not Verdict.SENT or outcome.rejected:
                     self._report_soon()
                 if lane.paused_until > self._clock():
                     break
         finally:
             lane.sending = False
+            if lane.in_flight_parcels and not self._closed:
+                self._settle(lane, outcome)
             with self._lock:
                 self._forget_if_done(lane)
             self._arm(lane)
+
+    def _gate(self, lane: Lane) -> asyncio.Semaphore:
+        if self._gates is None:
+            raise RuntimeError("the delivery's thread is not running")
+        return self._gates.of(lane)
+
+    def _settle(self, lane: Lane, outcome: Outcome) -> None:
+        with self._lock:
+            lane.settle(outcome, self._clock())
+            if lane.given_up:
+                lane.drop_oldest(EVICTED, len(lane.parcels))
+            self._settled(lane)
 
     async def _send(self, lane: Lane, batch: list[Parcel]) -> Outcome:
         destination = lane.destination
@@ -423,7 +472,13 @@ class Delivery:
             transport = "grpc" if destination.protocol == "grpc" else "http"
             longest = min(destination.timeout_seconds, self.limits.export_timeout_seconds)
             seconds = patience_seconds(lane, longest)
-            return await self._sender(transport).send(destination, body, seconds)  # type: ignore[no-any-return]
+            if transport == "grpc" and self._forked_after_grpc:
+                return Outcome(Verdict.REJECTED, "grpc_after_fork")
+            # Each client keeps the time by itself; whatever one of them hangs in, the destination is not lost with it.
+            sending = self._sender(transport).send(destination, body, seconds)
+            return await asyncio.wait_for(sending, seconds + SECONDS_OF_GRACE)
+        except asyncio.TimeoutError:
+            return Outcome(Verdict.RETRY, "timeout")
         except Exception as error:
             with contained("sending a batch"):
                 raise
@@ -450,7 +505,7 @@ class Delivery:
             if n % 100 == 0 and slices.over:
                 await slices.pause()
         with self._lock:
-            flush = _Flush({lane: lane.accepted for lane in lanes if only is None or lane in only})
+            flush = _Flush({lane: lane.entered for lane in lanes if only is None or lane in only})
             flush.check_all()
             self._flushes.append(flush)
         try:
@@ -550,7 +605,7 @@ class _Flush:
     def check(self, lane: Lane) -> None:
         """A destination has settled something."""
         target = self._targets.get(lane)
-        if target is not None and lane.settled >= target:
+        if target is not None and lane.left >= target:
             del self._targets[lane]
         if not self._targets:
             self.done.set()

@@ -79,6 +79,7 @@ def tls_of(environment: Mapping[str, str]) -> Tls:
         ca_file=_specific(environment, "CERTIFICATE") or None,
         client_certificate_file=_specific(environment, "CLIENT_CERTIFICATE") or None,
         client_key_file=_specific(environment, "CLIENT_KEY") or None,
+        insecure=_specific(environment, "INSECURE").lower() == "true",
     )
 
 

@@ -11,7 +11,7 @@ import asyncio
 import resource
 from typing import TYPE_CHECKING
 
-from litellm_otel_plugin.delivery.lane import DELIVERING, UNPROVEN
+from litellm_otel_plugin.delivery.states import DELIVERING, UNPROVEN
 
 if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.lane import Lane
@@ -43,7 +43,7 @@ class Gates:
             return self._reserved
         if lane.state == DELIVERING:
             return self._delivering
-        return self._unproven if lane.state == UNPROVEN else self._failing
+        return self._unproven if lane.state == UNPROVEN or lane.returning else self._failing
 
 
 def patience_seconds(lane: Lane, seconds: float) -> float:

@@ -28,7 +28,14 @@ STATUS_DETAILS = "grpc-status-details-bin"
 # used opens its channel anew.
 CHANNELS = 64
 
-# What the OTLP specification calls retryable. RESOURCE_EXHAUSTED is only where the backend says when.
+# What the servers of Go, C++ and Java say of a message over their limit; the code alone also means "not now".
+TOO_LARGE = "larger than max"
+
+# A collector that is back is found soon: left to itself, a channel waits up to two minutes between two attempts.
+FIRST_RECONNECT_MILLISECONDS = 500
+LONGEST_RECONNECT_MILLISECONDS = 5_000
+
+# What the OTLP specification calls retryable.
 RETRYABLE = frozenset({
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -56,7 +63,7 @@ class GrpcSender:
 
     async def send(self, destination: Destination, body: bytes, seconds: float) -> Outcome:
         """Export one batch."""
-        secure = uses_tls(destination.endpoint)
+        secure = uses_tls(destination)
         key = (grpc_target(destination.endpoint), secure, destination.tls)
         self._busy[key] = self._busy.get(key, 0) + 1
         try:
@@ -91,6 +98,8 @@ class GrpcSender:
                 ("grpc.enable_http_proxy", 0),  # the environment's proxies are not this destination's
                 ("grpc.enable_retries", 0),  # what is retried, and when, is the delivery's to say
                 ("grpc.primary_user_agent", self._user_agent),
+                ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MILLISECONDS),
+                ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MILLISECONDS),
             )
             if secure:
                 channel = grpc.aio.secure_channel(target, _credentials(tls), options=options)
@@ -129,12 +138,9 @@ def _of_error(error: grpc.aio.AioRpcError) -> Outcome:
         return Outcome(Verdict.REFUSED, cause)
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
         asked = _retry_delay(error)
-        # Without a delay it is gRPC's word for a message that is too large, among others.
-        return (
-            Outcome(Verdict.TOO_LARGE, cause)
-            if asked is None
-            else Outcome(Verdict.RETRY, cause, retry_after_seconds=asked)
-        )
+        if asked is None and TOO_LARGE in (error.details() or ""):
+            return Outcome(Verdict.TOO_LARGE, cause)
+        return Outcome(Verdict.RETRY, cause, retry_after_seconds=asked)
     if code in RETRYABLE:
         return Outcome(Verdict.RETRY, cause, retry_after_seconds=_retry_delay(error))
     return Outcome(Verdict.REJECTED, cause)

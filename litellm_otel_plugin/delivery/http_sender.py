@@ -9,6 +9,8 @@ import socket
 import ssl
 import time
 import zlib
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
@@ -37,8 +39,10 @@ LARGEST_ANSWER_BYTES = 64 * 1024
 
 DNS_SECONDS = 60
 
-# Each look-up that hangs holds a thread; more at a time than this only happens where name resolution is down.
+# Each look-up that hangs holds a thread; more at a time than this only happens where name resolution is down. Those for
+# the operator's destinations have threads of their own.
 LOOKUP_THREADS = 8
+_for_reserved: ContextVar[bool] = ContextVar("for_reserved", default=True)
 
 GZIP_LEVEL = 1  # spans shrink to a sixteenth at the fastest level already; a higher one costs three times as much
 
@@ -67,12 +71,14 @@ class HttpSender:
         """Post one batch."""
         headers = dict(destination.headers)
         headers["Content-Type"] = CONTENT_TYPES[destination.protocol]
+        headers["Accept-Encoding"] = "identity"
         headers["traceparent"] = unsampled_traceparent()
         if destination.compression != "none":
             headers["Content-Encoding"] = destination.compression
             body = compress(body, destination.compression)
         if not self._may_be_kept_alive(destination):
             headers["Connection"] = "close"
+        _for_reserved.set(destination.reserved)
         try:
             return await self._post(destination, body, headers, seconds)
         except (aiohttp.ServerDisconnectedError, ConnectionResetError):
@@ -100,7 +106,7 @@ class HttpSender:
             headers=headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=seconds),
-            ssl=self._context(destination) if uses_tls(destination.endpoint) else True,
+            ssl=self._context(destination) if uses_tls(destination) else True,
             proxy=destination.proxy,
         ) as response:
             answer = await _beginning(response)
@@ -139,13 +145,14 @@ class _Resolver(AbstractResolver):
     """Looks names up in threads that nobody waits for at exit."""
 
     def __init__(self) -> None:
-        self._threads = DaemonThreads("litellm-otel-lookup", LOOKUP_THREADS)
+        self._threads = {reserved: DaemonThreads("litellm-otel-lookup", LOOKUP_THREADS) for reserved in (True, False)}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
         """The addresses of a name."""
-        return await self._threads.run(lambda: _look_up(host, port, family))
+        threads = self._threads[_for_reserved.get()]
+        return await threads.run(lambda: _look_up(host, port, family))
 
     async def close(self) -> None:
         """Nothing is held."""
@@ -207,7 +214,10 @@ def _failure(error: Exception) -> Outcome:
 def _ssl_context(tls: Tls) -> ssl.SSLContext | bool:
     if not tls.verify:
         return False
-    context = ssl.create_default_context(cafile=tls.ca_file)
+    if tls.ca_file is not None and Path(tls.ca_file).is_dir():
+        context = ssl.create_default_context(capath=tls.ca_file)
+    else:
+        context = ssl.create_default_context(cafile=tls.ca_file)
     if tls.ca_file is None:
         # Beside the system's own authorities, where there are any: slim images have none.
         context.load_verify_locations(cafile=certifi.where())

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from litellm_otel_plugin.delivery.accounts import Counts, DestinationStats
 from litellm_otel_plugin.delivery.backoff import PROBE_SECONDS, wait_seconds
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
+from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED, UNPROVEN
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
@@ -28,16 +29,20 @@ if TYPE_CHECKING:
 # What a waiting span takes beside its encoding: the objects of the queue that hold it.
 BYTES_PER_PARCEL = 200
 
-UNPROVEN = "unproven"  # not heard of yet
-DELIVERING = "delivering"
-FAILING = "failing"
-REFUSED = "refused"  # with these credentials: probed once a minute
+# A backend that said a body was too large is sent larger ones again, in so many steps.
+GROWTH_STEPS = 16
+
+# What a tenant's backend that is not known to deliver is sent at a time: enough to see whether it does.
+PROBE_BYTES = 64 * 1024
+
+# A backend that delivered and has failed so often since is taken for one that comes back.
+FEW_FAILURES = 3
 
 
 class Parcel:
     """One span in one view, encoded, shared by every destination that takes that view."""
 
-    __slots__ = ("_bytes", "_packer", "charged_to_reserved", "holders", "length", "resource", "scope", "size", "span")
+    __slots__ = ("_bytes", "_packer", "held_by", "length", "resource", "scope", "size", "span")
 
     def __init__(
         self,
@@ -53,8 +58,8 @@ class Parcel:
         self.scope = scope
         self.span = span  # kept only for a destination with an exporter of its own
         self.size = len(encoded) + BYTES_PER_PARCEL
-        self.holders = 0
-        self.charged_to_reserved = False
+        # How many destinations hold it: without a reservation, and with one.
+        self.held_by = [0, 0]
 
     @property
     def encoded(self) -> bytes:
@@ -63,7 +68,7 @@ class Parcel:
 
     def pack(self, packer: Packer) -> None:
         """Take less memory. Only before anybody holds it: what is held is accounted for."""
-        if self._packer is None and not self.holders:
+        if self._packer is None and not any(self.held_by):
             self._bytes = packer.pack(self._bytes)
             self._packer = packer
             self.size = len(self._bytes) + BYTES_PER_PARCEL
@@ -73,9 +78,9 @@ class Lane:
     """The way to one destination."""
 
     __slots__ = (
-        "accepted", "batch_bytes", "budget", "bytes", "destination", "dropped", "failures", "given_up", "heap_mark",
-        "in_flight", "in_flight_parcels", "key", "limits", "parcels", "paused_until", "problem", "rejected",
-        "resource_cache", "retiring", "sending", "sent", "state", "timer", "urgent_through",
+        "accepted", "batch_bytes", "budget", "bytes", "destination", "dropped", "entered", "failures", "given_up",
+        "heap_mark", "in_flight", "in_flight_parcels", "key", "left", "limits", "parcels", "paused_until", "problem",
+        "rejected", "resource_cache", "retiring", "sending", "sent", "state", "timer", "urgent_through",
     )  # fmt: skip
 
     def __init__(self, destination: Destination, limits: Limits, budget: Budget) -> None:
@@ -93,6 +98,8 @@ class Lane:
         self.parcels: deque[Parcel] = deque()
         self.in_flight_parcels: list[Parcel] = []
         self.accepted = 0
+        self.entered = 0
+        self.left = 0
         self.sent = 0
         self.rejected = 0
         self.dropped: dict[str, int] = {}
@@ -113,6 +120,7 @@ class Lane:
     def put(self, parcel: Parcel) -> int:
         """Queue a span; the oldest goes where there are too many. Returns how many went."""
         self.accepted += 1
+        self.entered += 1
         self.parcels.append(parcel)
         self.bytes += parcel.size
         self.budget.hold(parcel, self)
@@ -140,20 +148,25 @@ class Lane:
         """The next batch; it is in flight until ``settle``."""
         batch: list[Parcel] = []
         weight = 0
+        most = self.batch_bytes
+        if not self.destination.reserved and self.state != DELIVERING:
+            most = min(most, PROBE_BYTES)
         while self.parcels and len(batch) < self.limits.batch_spans:
             size = self.parcels[0].length
-            if batch and weight + size > self.batch_bytes:
+            if batch and weight + size > most:
                 break
             weight += size
             batch.append(self.parcels.popleft())
         self.in_flight = len(batch)
         self.in_flight_parcels = batch
+        self.budget.takes_off(self, batch)
         return batch
 
     def settle(self, outcome: Outcome, now: float) -> None:
         """Account for the batch in flight, and decide when to go on."""
         batch, self.in_flight_parcels = self.in_flight_parcels, []
         self.in_flight = 0
+        self.budget.lands(self)
         verdict = outcome.verdict
         if verdict is Verdict.TOO_LARGE and len(batch) > 1:
             self.batch_bytes = max(1, sum(parcel.length for parcel in batch) // 2)
@@ -176,6 +189,8 @@ class Lane:
         self.rejected += rejected
         for parcel in batch:
             self._release(parcel)
+        if verdict is Verdict.SENT:  # too large once can have been one span, or somebody on the way
+            self.batch_bytes = min(self.limits.batch_bytes, self.batch_bytes + self.limits.batch_bytes // GROWTH_STEPS)
         # It answered: whatever is wrong is wrong with these spans, and the next may fare better.
         self.failures = 0
         self.paused_until = 0.0
@@ -185,6 +200,7 @@ class Lane:
     def abandon(self, reason: str) -> int:
         """Let go of everything that waits or is in flight. Returns how many spans that were."""
         lost = self.in_flight + len(self.parcels)
+        self.budget.lands(self)
         for parcel in (*self.in_flight_parcels, *self.parcels):
             self._release(parcel)
         self.in_flight_parcels = []
@@ -197,9 +213,9 @@ class Lane:
     # --- what is known -----------------------------------------------------------------------------------------------
 
     @property
-    def settled(self) -> int:
-        """How many of the accepted spans have an outcome."""
-        return self.accepted - len(self.parcels) - self.in_flight
+    def returning(self) -> bool:
+        """Whether it delivered not long ago and has failed a few times since."""
+        return self.sent > 0 and 0 < self.failures <= FEW_FAILURES
 
     @property
     def idle(self) -> bool:
@@ -216,11 +232,11 @@ class Lane:
         if not self.parcels:
             return False
         full = len(self.parcels) >= self.limits.batch_spans or self.bytes >= self.limits.batch_bytes
-        return full or self.settled < self.urgent_through
+        return full or self.left < self.urgent_through
 
     def everything_is_due(self) -> None:
         """All that waits now should go without waiting for more."""
-        self.urgent_through = self.accepted
+        self.urgent_through = self.entered
 
     def counts(self, on_their_way_in: int = 0) -> Counts:
         """The account; spans that are still on their way in are accepted and queued."""
@@ -246,7 +262,8 @@ class Lane:
 
     def _release(self, parcel: Parcel) -> None:
         self.bytes -= parcel.size
-        self.budget.let_go(parcel)
+        self.left += 1
+        self.budget.let_go(parcel, self)
 
 
 def all_of(lanes: Iterable[Lane]) -> tuple[Lane, ...]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from opentelemetry.sdk.trace import SpanProcessor
 
 from litellm_otel_plugin.delivery.engine import Delivery
+from litellm_otel_plugin.guard import guard
 
 if TYPE_CHECKING:
     from opentelemetry.context import Context
@@ -41,9 +42,14 @@ class DeliveryProcessor(SpanProcessor):
 
     def on_end(self, span: ReadableSpan) -> None:
         """Take the span, if it is sampled."""
-        context = span.context
-        if context is not None and context.trace_flags.sampled:
-            self._accept(span, self._lanes)
+        try:
+            context = span.context
+            if context is not None and context.trace_flags.sampled:
+                self._accept(span, self._lanes)
+        except Exception as error:  # a `contained` block of its own would cost as much as the rest of it
+            guard.failed("taking a span", error)
+            if guard.strict:
+                raise
 
     def force_flush(self, timeout_millis: int = FLUSH_MILLISECONDS) -> bool:
         """Whether everything accepted until now has an outcome within the time given."""

@@ -49,5 +49,8 @@ class DaemonThreads:
             except RuntimeError:  # the loop has closed: nobody waits any more
                 return
 
-        threading.Thread(target=work, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=work, name=self._name, daemon=True).start()
+        except RuntimeError:  # none to be had, or the interpreter is about to exit: better late than never
+            work()
         return await future

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from litellm_otel_plugin.delivery import Destination, DestinationError
+from litellm_otel_plugin.delivery import Destination, DestinationError, Tls
 from litellm_otel_plugin.delivery.destination import grpc_target, uses_tls
 from litellm_otel_plugin.delivery.environment import destination_from_environment
 
@@ -94,7 +94,16 @@ def test_what_makes_two_destinations_the_same() -> None:
 def test_grpc_targets() -> None:
     assert grpc_target("https://otlp.arize.com/v1") == "otlp.arize.com"
     assert grpc_target("collector:4317") == "collector:4317"
-    assert [uses_tls(each) for each in ("https://x", "x:4317", "http://x", "HTTP://x")] == [True, True, False, False]
+    endpoints = ("https://x", "x:4317", "http://x", "HTTP://x", "grpc://x:4317")
+    assert [uses_tls(Destination(each, "grpc")) for each in endpoints] == [True, True, False, False, True]
+    insecure = Tls(insecure=True)
+    assert [uses_tls(Destination(each, "grpc", tls=insecure)) for each in endpoints] == [
+        True,
+        False,
+        False,
+        False,
+        False,
+    ]
 
 
 ENVIRONMENT = {

@@ -92,7 +92,7 @@ def test_refused_credentials(
     assert delivery.stats().total.queued == 3
 
 
-def test_exhausted_with_a_delay_is_a_pause_and_without_one_a_body_that_is_too_large(
+def test_exhausted_is_a_pause_unless_the_backend_says_that_the_body_is_too_large(
     collector: GrpcReceiver, delivery: Delivery, make_spans: MakeSpans
 ) -> None:
     collector.script = lambda _: grpc.StatusCode.RESOURCE_EXHAUSTED
@@ -105,6 +105,10 @@ def test_exhausted_with_a_delay_is_a_pause_and_without_one_a_body_that_is_too_la
     wait_for(lambda: delivery.stats().destinations[0].state == "failing")
     assert delivery.stats().total.queued == 4
     collector.trailing = ((grpc_sender.STATUS_DETAILS, b"\xff no status \xff"),)
+    before = len(collector.metadata)
+    wait_for(lambda: len(collector.metadata) > before)
+    assert delivery.stats().total.rejected == 0
+    collector.details = "grpc: received message larger than max (5000000 vs. 4194304)"
     wait_for(lambda: delivery.stats().total.rejected == 4)
     assert len(collector.metadata) > 4  # halved until each was alone
 

@@ -12,8 +12,9 @@ from opentelemetry.sdk.resources import Resource
 from litellm_otel_plugin.delivery import Destination, Limits
 from litellm_otel_plugin.delivery.backoff import LONGEST_RETRY_AFTER_SECONDS, LONGEST_WAIT_SECONDS, PROBE_SECONDS
 from litellm_otel_plugin.delivery.budget import SPANS_AT_ONCE, Budget
-from litellm_otel_plugin.delivery.lane import BYTES_PER_PARCEL, DELIVERING, FAILING, REFUSED, Lane, Parcel
+from litellm_otel_plugin.delivery.lane import BYTES_PER_PARCEL, Lane, Parcel
 from litellm_otel_plugin.delivery.outcome import SENT, Outcome, Verdict
+from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED
 
 RESOURCE = Resource({})
 RETRY = Outcome(Verdict.RETRY, "http_503")
@@ -220,6 +221,67 @@ def test_a_healthy_burst_beyond_everything_costs_the_largest() -> None:
     assert large.dropped["over_budget"] < 55 + SPANS_AT_ONCE
 
 
+@pytest.mark.parametrize("operator_first", [True, False])
+def test_a_span_that_the_operator_and_a_tenant_share_costs_neither(operator_first: bool) -> None:
+    """As on a tenant's route, where both get the same view of it."""
+    world = World(limit=100 * SPAN)
+    operator, tenant = world.lane(), world.lane(reserved=False)
+    dead, healthy = (tenant, operator) if operator_first else (operator, tenant)
+    world.fail(dead)
+    for _ in range(500):
+        shared = parcel()
+        for lane in (operator, tenant) if operator_first else (tenant, operator):
+            lane.put(shared)
+        world.budget.enforce()
+        healthy.take()
+        healthy.settle(SENT, 0.0)
+        assert world.budget.held <= 100 * SPAN
+    assert not healthy.dropped
+    assert dead.dropped["over_budget"] > 0
+
+
+def test_tenants_that_hang_leave_the_others_room() -> None:
+    world = World(limit=2_000_000, batch_spans=512)
+    healthy = world.lane(reserved=False)
+    world.put(healthy)
+    healthy.take()
+    healthy.settle(SENT, 0.0)
+    for _ in range(9):
+        hung = world.lane(reserved=False)
+        world.put(hung, size=110_000)
+        if world.budget.may_take_off(hung):
+            hung.take()
+    for _ in range(200):
+        world.put(healthy, 1, size=500)
+    assert not healthy.dropped
+    assert world.budget._in_flight_unproven < 500_000
+
+
+def test_what_a_backend_takes_at_a_time_grows_again() -> None:
+    world = World(batch_spans=64)
+    lane = world.lane()
+    world.put(lane, 64)
+    lane.take()
+    lane.settle(Outcome(Verdict.TOO_LARGE, "http_413"), 0.0)
+    assert len(lane.take()) == 32
+    for _ in range(32):
+        lane.settle(SENT, 0.0)
+        world.put(lane, 64)
+        lane.take()
+    assert lane.batch_bytes == lane.limits.batch_bytes
+    lane.settle(SENT, 0.0)
+
+
+def test_a_tenants_backend_is_probed_with_little_until_it_delivers() -> None:
+    world = World(batch_spans=512)
+    lane = world.lane(reserved=False)
+    world.put(lane, 100, size=10_000)
+    assert len(lane.take()) == 6
+    lane.settle(SENT, 0.0)
+    assert len(lane.take()) == 94
+    lane.settle(SENT, 0.0)
+
+
 def test_a_span_shared_by_several_destinations_counts_once() -> None:
     world = World(limit=10 * SPAN)
     lanes = [world.lane() for _ in range(3)]
@@ -273,6 +335,10 @@ def test_whatever_happens_every_span_is_accounted_for(seed: int, limit: int) -> 
         assert all(each.counts().balanced for each in lanes)
         waiting = {id(p): p for each in lanes for p in (*each.parcels, *each.in_flight_parcels)}
         assert world.budget.held == sum(p.size for p in waiting.values())
+        reserved = {id(p) for each in lanes[1::2] for p in (*each.parcels, *each.in_flight_parcels)}
+        assert world.budget._bytes[True] == sum(p.size for key, p in waiting.items() if key in reserved)
+        flying = [sum(p.size for each in lanes[side::2] for p in each.in_flight_parcels) for side in (0, 1)]
+        assert world.budget._in_flight == flying
     for lane in lanes:
         lane.abandon("shutdown")
         assert lane.counts().balanced

@@ -25,10 +25,10 @@ def test_a_parcel_that_somebody_holds_is_left_as_it_is() -> None:
     packer, encoded = Packer(), b"litellm.team.id" * 50
     packer.learn(encoded)
     parcel = Parcel(encoded, Resource({}), None)
-    parcel.holders = 1
+    parcel.held_by = [0, 1]
     parcel.pack(packer)
     assert parcel.size == len(encoded) + BYTES_PER_PARCEL
-    parcel.holders = 0
+    parcel.held_by = [0, 0]
     parcel.pack(packer)
     parcel.pack(packer)
     assert parcel.size < BYTES_PER_PARCEL + 100

@@ -94,6 +94,7 @@ class GrpcReceiver:
     def __init__(self) -> None:
         self.script: Callable[[int], grpc.StatusCode | float | None] = lambda _count: None
         self.rejects = 0
+        self.details = "as the test has it"
         self.trailing: tuple[tuple[str, bytes], ...] = ()
         self.metadata: list[dict[str, Any]] = []
         self._spans: list[ReceivedSpan] = []
@@ -129,7 +130,7 @@ class GrpcReceiver:
             self._released.wait(code)
         elif code is not None:
             context.set_trailing_metadata(self.trailing)
-            context.abort(code, "as the test has it")
+            context.abort(code, self.details)
         self._spans.extend(decode(request))
         response = ExportTraceServiceResponse()
         response.partial_success.rejected_spans = self.rejects

@@ -63,11 +63,12 @@ def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_environment")
-@pytest.mark.parametrize("endpoint", [None, "http://collector:4318/v1/traces"])
+@pytest.mark.parametrize("endpoint", [None, "http://collector:4318/v1/traces", "http://collector:4318/"])
 def test_the_variables_are_for_the_collector_that_they_name(operators: Operators, endpoint: str | None) -> None:
-    own = operators.destination(described(endpoint=endpoint, headers={"x-traces": "old", "x-yaml": "1"}))
-    assert own.endpoint == "http://collector:4318/v1/traces"
-    assert dict(own.headers) == {"x-traces": SECRET, "x-yaml": "1"}
+    headers = {"x-traces": "old", "x-yaml": "1", "Content-Type": "for the client to set"}
+    own = operators.destination(described(endpoint=endpoint, headers=headers))
+    assert own.endpoint in {"http://collector:4318/v1/traces", endpoint}
+    assert dict(own.headers) == {"x-traces": SECRET, "x-general": SECRET, "x-yaml": "1"}
     assert own.tls == Tls("/litellms.pem", "/client.pem", "/client.key")
     assert (own.compression, own.timeout_seconds, own.proxy) == ("gzip", 3.0, "http://proxy:3128")
 
