@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
 import logging
 import random
@@ -28,6 +29,7 @@ from litellm_otel_plugin.delivery import (
     http_sender,
     report,
 )
+from litellm_otel_plugin.guard import guard
 from tests.support.backends import RawBackend, drip, gibberish, hang, reset, wait_for
 from tests.support.receiver import Answer, OtlpReceiver
 from tests.support.server import free_port
@@ -478,6 +480,67 @@ def test_an_operators_proxy_is_used_where_it_is_said(delivery: Delivery, make_sp
 def test_names_that_do_not_resolve(delivery: Delivery, make_spans: MakeSpans) -> None:
     feed(delivery, make_spans(1), Destination("http://nobody.invalid/v1/traces"))
     wait_for(lambda: delivery.stats().destinations[0].problem == "name_not_found")
+
+
+def test_a_start_that_fails_costs_the_request_nothing_and_is_tried_again(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    def no_descriptor() -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr(asyncio, "SelectorEventLoop", no_descriptor)
+        exhausted.setattr(guard, "strict", False)
+        feed(delivery, make_spans(3), to(collector))
+    assert guard.counts.pop("starting the delivery") == 3
+    feed(delivery, make_spans(1), to(collector))
+    assert delivery.flush(5)
+    assert len(collector.spans) == 4
+
+
+def test_a_name_is_looked_up(collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans) -> None:
+    named = Destination(f"http://localhost:{collector.server.port}/v1/traces")
+    feed(delivery, make_spans(1), named)
+    assert delivery.flush(5)
+    assert len(collector.spans) == 1
+
+
+def test_tenants_look_ups_that_hang_do_not_delay_the_operators(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    look_up, released = http_sender._look_up, threading.Event()
+
+    def hanging(host: str, *rest: Any) -> Any:
+        if host.endswith(".invalid"):
+            released.wait(20)
+        return look_up(host, *rest)
+
+    monkeypatch.setattr(http_sender, "_look_up", hanging)
+    try:
+        tenants = [Destination(f"http://t{n}.invalid/", reserved=False) for n in range(20)]
+        feed(delivery, make_spans(1), *tenants)
+        time.sleep(0.3)
+        operator = Destination(f"http://localhost:{collector.server.port}/v1/traces")
+        feed(delivery, make_spans(1), operator)
+        wait_for(lambda: counts_of(delivery, operator).sent == 1, seconds=3)
+    finally:
+        released.set()
+
+
+def test_spans_that_are_lost_on_their_way_in_stay_counted_when_their_destination_is_forgotten(
+    collector: OtlpReceiver, make_delivery: MakeDelivery, make_spans: MakeSpans
+) -> None:
+    delivery = make_delivery()
+    lane = delivery.lane(to(collector))
+    feed(delivery, make_spans(1), to(collector))
+    assert delivery.flush(5)
+    delivery.retire(lane)
+    wait_for(lambda: not delivery.stats().destinations)
+    delivery.close(1)
+    for span in make_spans(5):
+        delivery.accept(span, (lane,))
+    stats = delivery.stats()
+    assert (stats.total.accepted, stats.total.dropped) == (6, {"closed": 5})
 
 
 # --- tenants come and go ---------------------------------------------------------------------------------------------

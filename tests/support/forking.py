@@ -33,12 +33,16 @@ def main() -> None:
             with tracer.start_as_current_span(name):
                 pass
 
+    if sys.argv[2] == "connected":
+        end_spans("parent, before")
+        end_spans("parent, before")
+        assert delivery.flush(10)
     threads_before = threading.active_count()
     if before_the_fork:
         end_spans("parent, before")
         time.sleep(0.2)  # some of them are in the queue, the rest in the intake
         end_spans("parent, before")
-    else:
+    elif sys.argv[2] == "no-spans-before":
         assert threading.active_count() == threads_before, "a thread before the first span"
     children: list[int] = []
     while len(children) < CHILDREN and 0 not in children:
