@@ -51,7 +51,7 @@ class Tls:
     insecure: bool = False
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, slots=True)
 class Destination:
     """Where spans go. Nothing ambient is added: no variable, ``.netrc`` or proxy but what is given here."""
 

@@ -71,9 +71,6 @@ RECENT_SPANS = 64
 # How soon a tenant's backend looks again whether others' exports under way leave it room.
 SECONDS_UNTIL_THERE_IS_ROOM = 0.2
 
-# What an export may take beyond its own timeout before it is given up from outside.
-SECONDS_OF_GRACE = 1.0
-
 # What a stop allows beyond its deadline, for the thread to count what is left.
 SECONDS_TO_FINISH = 1.0
 
@@ -474,11 +471,7 @@ class Delivery:
             seconds = patience_seconds(lane, longest)
             if transport == "grpc" and self._forked_after_grpc:
                 return Outcome(Verdict.REJECTED, "grpc_after_fork")
-            # Each client keeps the time by itself; whatever one of them hangs in, the destination is not lost with it.
-            sending = self._sender(transport).send(destination, body, seconds)
-            return await asyncio.wait_for(sending, seconds + SECONDS_OF_GRACE)
-        except asyncio.TimeoutError:
-            return Outcome(Verdict.RETRY, "timeout")
+            return await self._sender(transport).send(destination, body, seconds)  # type: ignore[no-any-return]
         except Exception as error:
             with contained("sending a batch"):
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import OrderedDict
 from pathlib import Path
@@ -27,6 +28,9 @@ STATUS_DETAILS = "grpc-status-details-bin"
 # Channels stay open between batches; tenants of one vendor share one, and a host that is not among the last so many
 # used opens its channel anew.
 CHANNELS = 64
+
+# The library keeps the time by itself; where it does not, a destination must not be lost with its call.
+SECONDS_OF_GRACE = 1.0
 
 # What the servers of Go, C++ and Java say of a message over their limit; the code alone also means "not now".
 TOO_LARGE = "larger than max"
@@ -68,12 +72,17 @@ class GrpcSender:
         self._busy[key] = self._busy.get(key, 0) + 1
         try:
             call = self._channel(key).unary_unary(EXPORT)
-            answer = await call(
-                body,
-                timeout=seconds,
-                metadata=(*destination.headers, ("traceparent", unsampled_traceparent())),
-                compression=_COMPRESSION[destination.compression],
+            answer = await asyncio.wait_for(
+                call(
+                    body,
+                    timeout=seconds,
+                    metadata=(*destination.headers, ("traceparent", unsampled_traceparent())),
+                    compression=_COMPRESSION[destination.compression],
+                ),
+                seconds + SECONDS_OF_GRACE,
             )
+        except asyncio.TimeoutError:
+            return Outcome(Verdict.RETRY, "timeout")
         except grpc.aio.AioRpcError as error:
             return _of_error(error)
         except Exception as error:  # noqa: BLE001 - whatever a channel cannot be opened with

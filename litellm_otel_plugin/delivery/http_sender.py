@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-import secrets
+import io
+import random
 import socket
 import ssl
 import time
@@ -38,6 +39,12 @@ HOSTS_KEPT_ALIVE = 64
 LARGEST_ANSWER_BYTES = 64 * 1024
 
 DNS_SECONDS = 60
+
+# From here on aiohttp wants a body that it can send in pieces.
+LARGE_BODY_BYTES = 1024 * 1024
+
+# They tell exports apart and keep no secret.
+_ids = random.Random()  # noqa: S311
 
 # Each look-up that hangs holds a thread; more at a time than this only happens where name resolution is down. Those for
 # the operator's destinations have threads of their own.
@@ -102,7 +109,7 @@ class HttpSender:
     async def _post(self, destination: Destination, body: bytes, headers: dict[str, str], seconds: float) -> Outcome:
         async with self._session.post(
             self._url(destination.endpoint),
-            data=body,
+            data=body if len(body) < LARGE_BODY_BYTES else io.BytesIO(body),
             headers=headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=seconds),
@@ -174,7 +181,7 @@ def unsampled_traceparent() -> str:
 
     Most of all where the collector is this very proxy: each export would be a trace, and exported in turn.
     """
-    return f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-00"
+    return f"00-{_ids.getrandbits(128) | 1:032x}-{_ids.getrandbits(64) | 1:016x}-00"
 
 
 def compress(body: bytes, compression: str) -> bytes:
@@ -185,13 +192,13 @@ def compress(body: bytes, compression: str) -> bytes:
 
 
 async def _beginning(response: aiohttp.ClientResponse) -> bytes:
-    answer = bytearray()
-    async for chunk in response.content.iter_chunked(LARGEST_ANSWER_BYTES):
-        answer += chunk
+    answer = b""
+    while not response.content.at_eof():
+        answer += await response.content.readany()
         if len(answer) >= LARGEST_ANSWER_BYTES:
             response.close()  # the rest is not read, so the connection cannot be used again
             break
-    return bytes(answer)
+    return answer
 
 
 # In this order: some are kinds of the later ones.

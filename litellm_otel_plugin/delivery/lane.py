@@ -74,6 +74,11 @@ class Parcel:
             self.size = len(self._bytes) + BYTES_PER_PARCEL
 
 
+# The queue of a destination for which nothing waits. An empty one of its own would be a third of what a destination
+# weighs. It takes nothing in.
+NOTHING: deque[Parcel] = deque(maxlen=0)
+
+
 class Lane:
     """The way to one destination."""
 
@@ -95,7 +100,7 @@ class Lane:
 
     def reset(self) -> None:
         """Forget what was: a forked child's spans are its own."""
-        self.parcels: deque[Parcel] = deque()
+        self.parcels = NOTHING
         self.in_flight_parcels: list[Parcel] = []
         self.accepted = 0
         self.entered = 0
@@ -121,6 +126,8 @@ class Lane:
         """Queue a span; the oldest goes where there are too many. Returns how many went."""
         self.accepted += 1
         self.entered += 1
+        if self.parcels is NOTHING:
+            self.parcels = deque()
         self.parcels.append(parcel)
         self.bytes += parcel.size
         self.budget.hold(parcel, self)
@@ -157,6 +164,8 @@ class Lane:
                 break
             weight += size
             batch.append(self.parcels.popleft())
+        if not self.parcels:
+            self.parcels = NOTHING
         self.in_flight = len(batch)
         self.in_flight_parcels = batch
         self.budget.takes_off(self, batch)
@@ -170,11 +179,11 @@ class Lane:
         verdict = outcome.verdict
         if verdict is Verdict.TOO_LARGE and len(batch) > 1:
             self.batch_bytes = max(1, sum(parcel.length for parcel in batch) // 2)
-            self.parcels.extendleft(reversed(batch))
+            self._take_back(batch)
             self.problem = outcome.cause
             return
         if verdict in {Verdict.RETRY, Verdict.REFUSED}:
-            self.parcels.extendleft(reversed(batch))
+            self._take_back(batch)
             self.failures += 1
             refused = verdict is Verdict.REFUSED
             self.state = REFUSED if refused else FAILING
@@ -205,7 +214,7 @@ class Lane:
             self._release(parcel)
         self.in_flight_parcels = []
         self.in_flight = 0
-        self.parcels.clear()
+        self.parcels = NOTHING
         if lost:
             self.dropped[reason] = self.dropped.get(reason, 0) + lost
         return lost
@@ -259,6 +268,11 @@ class Lane:
             state=self.state,
             problem=self.problem,
         )
+
+    def _take_back(self, batch: list[Parcel]) -> None:
+        if self.parcels is NOTHING:
+            self.parcels = deque()
+        self.parcels.extendleft(reversed(batch))
 
     def _release(self, parcel: Parcel) -> None:
         self.bytes -= parcel.size
