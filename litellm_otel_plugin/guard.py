@@ -7,6 +7,7 @@ containment cannot hide a bug.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 import traceback
@@ -31,6 +32,10 @@ class Guard:
         self._reported_at: dict[str, float] = {}
         self._lock = threading.Lock()
 
+    def renew_lock(self) -> None:
+        """In a forked child."""
+        self._lock = threading.Lock()
+
     def failed(self, doing: str, error: BaseException) -> None:
         """Count a failure, and report it unless the same one was reported less than a minute ago."""
         with self._lock:
@@ -51,6 +56,10 @@ class Guard:
 
 
 guard = Guard()
+
+if hasattr(os, "register_at_fork"):
+    # A thread of the parent's can hold the lock while it forks; in the child nobody would ever let go of it.
+    os.register_at_fork(after_in_child=guard.renew_lock)
 
 
 class contained:  # noqa: N801 - reads as the statement it is: `with contained("…")`

@@ -27,7 +27,7 @@ SHARE_IN_FLIGHT = 0.5
 SHARE_IN_FLIGHT_UNPROVEN = 0.25
 
 # From here on, what comes in is packed: it costs a little, and losing it later costs more.
-SHARE_BEFORE_PACKING = 0.5
+SHARE_BEFORE_PACKING = 0.25
 
 # A destination's place in the order is renewed when it holds this many times what it held: "the most" is exact within
 # that factor, and a heap of ten thousand destinations is not touched for every span.

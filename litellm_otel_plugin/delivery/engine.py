@@ -7,6 +7,7 @@ and sends. Everything that is counted changes under one lock that is never held 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import logging
 import os
@@ -146,9 +147,11 @@ class Delivery:
             coming = Counter(lane for _, lanes in self._intake.copy() for lane in lanes)
             coming.update(self._placing)
             lanes = all_of((*self._lanes.values(), *coming))
-            destinations = tuple(lane.stats(coming[lane]) for lane in lanes)
-            total = Counts.total([*self._departed, *(each.counts for each in destinations)])
-            return DeliveryStats(destinations, total, self._budget.held)
+            read = [lane.stats(coming[lane]) for lane in lanes]
+            departed, held = list(self._departed), self._budget.held
+        destinations = tuple(put_together() for put_together in read)
+        total = Counts.total([*departed, *(each.counts for each in destinations)])
+        return DeliveryStats(destinations, total, held)
 
     def flush(self, seconds: float, lanes: Iterable[Lane] | None = None) -> bool:
         """Deliver what was accepted until now. Whether all of it has an outcome within ``seconds``.
@@ -309,7 +312,7 @@ class Delivery:
             for sender in self._senders.values():
                 close = getattr(sender, "close", None)
                 if close is not None:
-                    with contained("closing connections"):
+                    with contained("closing connections"), contextlib.suppress(asyncio.TimeoutError):
                         await asyncio.wait_for(close(), SECONDS_TO_FINISH / 4)
             loop.stop()
 

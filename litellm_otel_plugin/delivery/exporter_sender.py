@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 from opentelemetry.instrumentation.utils import suppress_instrumentation
@@ -25,9 +26,11 @@ class ExporterSender:
 
     def __init__(self) -> None:
         self._threads = DaemonThreads("litellm-otel-exporter", EXPORTER_THREADS)
+        self._exporters: dict[int, SpanExporter] = {}
 
     async def send(self, exporter: SpanExporter, spans: Sequence[ReadableSpan]) -> Outcome:
         """Export one batch. An exporter does its own retries; what it gives up on is rejected."""
+        self._exporters[id(exporter)] = exporter
 
         def export() -> SpanExportResult:
             with suppress_instrumentation():
@@ -38,3 +41,8 @@ class ExporterSender:
         except Exception as error:  # noqa: BLE001 - whatever somebody's exporter raises
             return Outcome(Verdict.REJECTED, type(error).__name__)
         return SENT if result is SpanExportResult.SUCCESS else Outcome(Verdict.REJECTED, "exporter_failed")
+
+    async def close(self) -> None:
+        """Tell the exporters that this was all: some keep spans back until then."""
+        ended = (self._threads.run(exporter.shutdown) for exporter in self._exporters.values())
+        await asyncio.gather(*ended, return_exceptions=True)

@@ -70,7 +70,7 @@ class HttpSender:
             trust_env=False,
             auto_decompress=False,
         )
-        self._tls: dict[Tls, ssl.SSLContext | bool] = {}
+        self._tls: dict[Tls, tuple[tuple[int, ...], ssl.SSLContext | bool]] = {}
         self._urls: dict[str, yarl.URL] = {}
         self._kept_alive: dict[str, float] = {}
 
@@ -129,10 +129,11 @@ class HttpSender:
 
     def _context(self, destination: Destination) -> ssl.SSLContext | bool:
         tls = destination.tls
-        context = self._tls.get(tls)
-        if context is None:
-            context = self._tls[tls] = _ssl_context(tls)
-        return context
+        known = self._tls.get(tls)
+        of_files = _last_changed(tls)
+        if known is None or known[0] != of_files:  # certificates are renewed while a proxy runs
+            known = self._tls[tls] = (of_files, _ssl_context(tls))
+        return known[1]
 
     def _may_be_kept_alive(self, destination: Destination) -> bool:
         if destination.reserved:
@@ -216,6 +217,11 @@ def _failure(error: Exception) -> Outcome:
     """A connection that came to nothing: tried again, and named without its text, which can show an address."""
     cause = next((name for kinds, name in _FAILURES if isinstance(error, kinds)), type(error).__name__)
     return Outcome(Verdict.RETRY, cause)
+
+
+def _last_changed(tls: Tls) -> tuple[int, ...]:
+    files = (tls.ca_file, tls.client_certificate_file, tls.client_key_file)
+    return tuple(Path(file).stat().st_mtime_ns for file in files if file)
 
 
 def _ssl_context(tls: Tls) -> ssl.SSLContext | bool:

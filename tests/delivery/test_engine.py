@@ -599,9 +599,9 @@ def test_a_tenant_that_comes_back_while_it_is_let_go_is_kept(
         first, second = to(backend, reserved=False), to(backend, reserved=False, headers={"x-of": "2"})
         lane = directory.lanes(1, lambda: first)
         delivery.accept(make_spans(1)[0], lane)
+        wait_for(lambda: any(each.counts.in_flight for each in delivery.stats().destinations))
         directory.lanes(2, lambda: second)
         assert directory.lanes(1, lambda: first) == lane
-        wait_for(lambda: any(each.counts.in_flight for each in delivery.stats().destinations))
         assert first.key in delivery._lanes
 
 
@@ -682,6 +682,9 @@ class Exporter(SpanExporter):
         self.names += [span.name for span in spans]
         return self.result
 
+    def shutdown(self) -> None:
+        self.names.append("shut down")
+
 
 def test_an_exporter_of_another_kind_is_called_off_the_loop(delivery: Delivery, make_spans: MakeSpans) -> None:
     exporter = Exporter()
@@ -691,6 +694,8 @@ def test_an_exporter_of_another_kind_is_called_off_the_loop(delivery: Delivery, 
     assert exporter.names == ["span 0", "span 1", "span 2"]
     assert exporter.threads == {"litellm-otel-exporter"}
     assert counts_of(delivery, destination).sent == 3
+    delivery.close(1)
+    assert exporter.names[-1] == "shut down"
 
 
 @pytest.mark.parametrize("result", [SpanExportResult.FAILURE, RuntimeError("no")])
