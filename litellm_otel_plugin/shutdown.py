@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry import _logs, metrics, trace
 
 from litellm_otel_plugin import upstream
-from litellm_otel_plugin.backends.accounts import writes_without_the_delivery
+from litellm_otel_plugin.backends.accounts import processors_beside_the_delivery
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import SeamMissing
 
@@ -82,12 +82,25 @@ def _providers() -> list[tuple[str, Any]]:
         ("log records", _logs.get_logger_provider()),
     ]
     return [
-        (name, provider)
+        (name, _BesideTheDelivery(provider) if name == "spans" else provider)
         for n, (name, provider) in enumerate(candidates)
-        if hasattr(provider, "force_flush")
-        and all(provider is not earlier for _, earlier in candidates[:n])
-        and writes_without_the_delivery(provider)
+        if hasattr(provider, "force_flush") and all(provider is not earlier for _, earlier in candidates[:n])
     ]
+
+
+class _BesideTheDelivery:
+    """What a provider flushes apart from the delivery, which is closed by itself and says what it could not deliver."""
+
+    def __init__(self, provider: Any) -> None:
+        self._provider = provider
+        self.shutdown = getattr(provider, "shutdown", None)
+
+    def force_flush(self, milliseconds: int) -> bool:
+        """Flush each of the others; all of it where the provider does not tell its processors apart."""
+        others = processors_beside_the_delivery(self._provider)
+        if others is None:
+            return bool(self._provider.force_flush(milliseconds))
+        return all([each.force_flush(milliseconds) is not False for each in others])  # noqa: C419 - every one of them
 
 
 class _ClosingDelivery:

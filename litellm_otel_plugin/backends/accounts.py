@@ -47,12 +47,12 @@ def without_known_accounts(
     return keep, twice
 
 
-def writes_without_the_delivery(provider: Any) -> bool:
-    """Whether a provider has an exporter that sends by itself and is to be flushed by itself."""
+def processors_beside_the_delivery(provider: Any) -> list[SpanProcessor] | None:
+    """Those of a provider's processors that are to be flushed by themselves, ``None`` where it does not tell."""
     processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", None)
     if processors is None:
-        return True
-    return any(_exporter_of(_innermost(processor)) is not None for processor in processors)
+        return None
+    return [each for each in processors if not isinstance(_innermost(each), DeliveryProcessor)]
 
 
 def _innermost(processor: Any) -> Any:

@@ -107,6 +107,7 @@ def test_no_secret_crosses_from_one_backend_to_another(tmp_path: Path) -> None:
             assert LANGFUSE_SECRET not in gateway.proxy.log
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["http/json", "grpc"])
 def test_other_protocols(protocol: str) -> None:
     receiver = GrpcReceiver() if protocol == "grpc" else OtlpReceiver()
@@ -138,6 +139,7 @@ def test_the_switch_back_to_the_sdks_exporters(tmp_path: Path) -> None:
         assert "OTel-OTLP-Exporter-Python" in gateway.collector.requests[0][1]["user-agent"]
 
 
+@pytest.mark.slow
 def test_the_collector_is_the_proxy_itself(tmp_path: Path) -> None:
     port, file = free_port(), tmp_path / "accounts"
     environment = {ACCOUNTS_FILE: str(file), "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
@@ -156,6 +158,7 @@ def _settled(accepted: Callable[[], int]) -> None:
     assert len(set(growth)) == 1, counts
 
 
+@pytest.mark.slow
 def test_a_backend_that_cannot_be_used_is_said_and_disturbs_no_other() -> None:
     with OtlpReceiver() as langfuse:
         environment = {

@@ -277,6 +277,7 @@ def test_an_exporter_that_cannot_be_built_is_named_and_requests_are_served(provi
         **provider_environment(provider.url),
         "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
         "OTEL_BSP_MAX_QUEUE_SIZE": "1",
+        "LITELLM_OTEL_PLUGIN_DELIVERY": "sdk",
     }
     with Proxy(config(provider.url, PLUGIN), environment) as proxy:
         assert proxy.chat(model="canned").status_code == 200

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
     from tests.support.receiver import ReceivedSpan
 
+pytestmark = pytest.mark.slow  # three proxies and hundreds of tenants take a minute
+
 CHAT = "/v1/chat/completions"
 WHOLE = (f"POST {CHAT}", f"auth {CHAT}", "chat mock", "route mock")
 OPERATORS_LANGFUSE = langfuse_headers("pk-operator", "sk-operator")
