@@ -431,11 +431,13 @@ class Delivery:
             while lane.wants_sending() or (lane.retiring and lane.parcels):
                 outcome = Outcome(Verdict.RETRY, "interrupted")
                 async with self._gate(lane):
+                    # At the gate, so that of thousands that wait only as many look as it lets in.
+                    while not self._budget.may_take_off(lane):  # noqa: ASYNC110 - whichever export ends makes room
+                        await asyncio.sleep(SECONDS_UNTIL_THERE_IS_ROOM)
                     with self._lock:
-                        batch = lane.take() if self._budget.may_take_off(lane) else []
-                        if not batch:
-                            lane.paused_until = self._clock() + SECONDS_UNTIL_THERE_IS_ROOM
-                            break
+                        batch = lane.take()
+                    if not batch:
+                        break
                     outcome = await self._send(lane, batch)
                 self._settle(lane, outcome)
                 if outcome.verdict is not Verdict.SENT or outcome.rejected:
