@@ -99,7 +99,7 @@ class _BesideTheDelivery:
         """Flush each of the others; all of it where the provider does not tell its processors apart."""
         others = processors_beside_the_delivery(self._provider)
         if others is None:
-            return bool(self._provider.force_flush(milliseconds))
+            return self._provider.force_flush(milliseconds) is not False
         return all([each.force_flush(milliseconds) is not False for each in others])  # noqa: C419 - every one of them
 
 
@@ -113,9 +113,6 @@ class _ClosingDelivery:
         """Deliver what is left, count the rest."""
         self._delivery.close(milliseconds / MILLISECONDS_PER_SECOND)
         return True
-
-    def shutdown(self) -> None:
-        """It is closed already."""
 
 
 class _FlushThread:

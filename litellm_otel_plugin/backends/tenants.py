@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import SpanProcessor, SynchronousMultiSpanProcessor, TracerProvider
 
 from litellm_otel_plugin.delivery import Destination, DestinationError, Directory
-from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.guard import SECONDS_BETWEEN_REPORTS, contained
 from litellm_otel_plugin.privacy import printable_endpoint
 
 if TYPE_CHECKING:
@@ -29,9 +29,6 @@ if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.lane import Lane
 
 log = logging.getLogger("litellm_otel_plugin")
-
-# A tenant that misconfigured its backend sends requests all day: one line a minute is enough for all of them.
-SECONDS_BETWEEN_LINES = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,10 +53,16 @@ class Tenants:
         self._said_at = float("-inf")
 
     def deliver(self, span: ReadableSpan, backend: TenantBackend) -> None:
-        """Take a span for a backend that ``can_deliver`` said yes to."""
+        """Take a span for a backend; where that cannot be used, it is said, and the span is nobody else's either."""
         context = span.context
-        if context is not None and context.trace_flags.sampled:
-            self._delivery.accept(span, self.lanes(backend))
+        if context is None or not context.trace_flags.sampled:
+            return
+        try:
+            lanes = self.lanes(backend)
+        except DestinationError as error:
+            self._say_refused(backend, error)
+        else:
+            self._delivery.accept(span, lanes)
 
     def can_deliver(self, backend: TenantBackend) -> bool:
         """Whether the backend can be sent to; said without a value where it cannot."""
@@ -88,7 +91,7 @@ class Tenants:
 
     def _say_refused(self, backend: TenantBackend, error: DestinationError) -> None:
         now = time.monotonic()
-        if now - self._said_at >= SECONDS_BETWEEN_LINES:
+        if now - self._said_at >= SECONDS_BETWEEN_REPORTS:
             self._said_at = now
             log.warning(
                 "a tenant's %s backend cannot be used (its spans are not sent there): %s",
@@ -133,10 +136,9 @@ class RouteProcessor(SpanProcessor):
         self._backend = backend
 
     def on_end(self, span: ReadableSpan) -> None:
-        """Take the span. Where the tenant's backend cannot be used, it is nobody else's either."""
+        """Take the span."""
         with contained("taking a span on a tenant's route"):
-            if self._tenants.can_deliver(self._backend):
-                self._tenants.deliver(span, self._backend)
+            self._tenants.deliver(span, self._backend)
 
 
 _template_provider: TracerProvider | None = None

@@ -53,9 +53,10 @@ class Budget:
         """Nothing is held."""
         # Without a reservation, and with one; a span that both hold is the reserved ones'.
         self._bytes = [0, 0]
-        self._in_flight = [0, 0]
+        # Of those without a reservation, in all and of those that are not known to deliver.
+        self._in_flight = 0
         self._in_flight_unproven = 0
-        self._marks: dict[Lane, tuple[int, bool]] = {}
+        self._under_way: dict[Lane, tuple[int, int]] = {}
         self._number = itertools.count()
         self._entries_after_cleaning = 0
         # The largest first, of those that fail: one heap for each half.
@@ -85,27 +86,28 @@ class Budget:
 
     def may_take_off(self, lane: Lane) -> bool:
         """Whether another export of this destination may be under way."""
-        if lane.destination.reserved or not self._in_flight[False]:
+        if lane.destination.reserved or not self._in_flight:
             return True
         share = self.limit * SHARE_OF_THE_UNRESERVED
         if lane.state != DELIVERING and self._in_flight_unproven > share * SHARE_IN_FLIGHT_UNPROVEN:
             return False
-        return self._in_flight[False] <= share * SHARE_IN_FLIGHT
+        return self._in_flight <= share * SHARE_IN_FLIGHT
 
     def takes_off(self, lane: Lane, batch: list[Parcel]) -> None:
         """Spans of a destination are on their way."""
-        size, unproven = sum(parcel.size for parcel in batch), lane.state != DELIVERING
-        self._marks[lane] = (size, unproven)
-        self._in_flight[lane.destination.reserved] += size
-        if unproven and not lane.destination.reserved:
-            self._in_flight_unproven += size
+        if lane.destination.reserved:
+            return
+        size = sum(parcel.size for parcel in batch)
+        unproven = 0 if lane.state == DELIVERING else size
+        self._under_way[lane] = (size, unproven)
+        self._in_flight += size
+        self._in_flight_unproven += unproven
 
     def lands(self, lane: Lane) -> None:
         """They have an outcome."""
-        size, unproven = self._marks.pop(lane, (0, False))
-        self._in_flight[lane.destination.reserved] -= size
-        if unproven and not lane.destination.reserved:
-            self._in_flight_unproven -= size
+        size, unproven = self._under_way.pop(lane, (0, 0))
+        self._in_flight -= size
+        self._in_flight_unproven -= unproven
 
     def _change(self, parcel: Parcel, lane: Lane, by: int) -> None:
         before = _side_of(parcel)

@@ -15,12 +15,12 @@ import threading
 import time
 import weakref
 from collections import Counter, OrderedDict, deque
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import context
 from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, _SUPPRESS_INSTRUMENTATION_KEY
 
+from litellm_otel_plugin import __version__
 from litellm_otel_plugin.delivery import report
 from litellm_otel_plugin.delivery.accounts import (
     CLOSED,
@@ -43,7 +43,7 @@ from litellm_otel_plugin.delivery.packing import Packer
 from litellm_otel_plugin.guard import contained, guard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable
+    from collections.abc import Coroutine, Iterable
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -69,6 +69,10 @@ INTAKE_SPANS = 32_768
 # Several processors hand in the same span, one after the other: so many of the last ones are recognised.
 RECENT_SPANS = 64
 
+# Destinations that are to be forgotten and cannot be reached: as many as there may be tenants at all. Beyond that,
+# memory counts for more than a backend that is not there.
+MOST_RETIRING = 10_000
+
 # How soon a tenant's backend looks again whether others' exports under way leave it room.
 SECONDS_UNTIL_THERE_IS_ROOM = 0.2
 
@@ -79,9 +83,8 @@ SECONDS_TO_FINISH = 1.0
 class Delivery:
     """Delivers spans to any number of destinations. Nothing runs before the first span."""
 
-    def __init__(self, limits: Limits | None = None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits.from_environment()
-        self._clock = clock
         self._lanes: dict[tuple[Any, ...], Lane] = {}
         self._budget = Budget(self.limits.queue_bytes, self._lanes.values)
         self._batches = Batches()
@@ -139,7 +142,11 @@ class Delivery:
         with self._lock:
             lane.retiring = True
             self._retiring[lane] = None
-        self._call_on_loop(self._hurry, lane)
+            if self._loop is None:  # nothing was ever accepted
+                self._forget_if_done(lane)
+                return
+        with contextlib.suppress(RuntimeError):  # it has stopped, and counted
+            self._loop.call_soon_threadsafe(self._hurry, lane, context=self._context)
 
     def stats(self) -> DeliveryStats:
         """Every account, at one moment."""
@@ -206,18 +213,6 @@ class Delivery:
                 self._drop_intake(CLOSED)
             else:
                 guard.failed("starting the delivery", error)
-
-    def _call_on_loop(self, call: Callable[..., object], *args: Any) -> None:
-        loop = self._loop
-        if loop is None:
-            with self._lock:
-                for lane in list(self._retiring):
-                    self._forget_if_done(lane)
-            return
-        try:
-            loop.call_soon_threadsafe(call, *args, context=self._context)
-        except RuntimeError:  # it has stopped, and counted
-            return
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -331,7 +326,8 @@ class Delivery:
             if slices.over:
                 asyncio.get_running_loop().call_later(SLICE_SECONDS, self._take_in)
                 return
-        self._empty_rounds = 0 if self._recent else self._empty_rounds + 1
+        something_came = bool(self._recent)
+        self._empty_rounds = 0 if something_came else self._empty_rounds + 1
         self._recent.clear()
         if self._empty_rounds < ROUNDS_BEFORE_SLEEPING:
             asyncio.get_running_loop().call_later(self._round_seconds, self._take_in)
@@ -363,8 +359,8 @@ class Delivery:
                 if lane.retiring:  # it was forgotten before this span of its had been taken in
                     self._retiring[lane] = None
             self._bound_retiring()
-            losers = self._budget.enforce()
-            for lane in losers:
+            # Each may have let some of its oldest go for it.
+            for lane in (*lanes, *self._budget.enforce()):
                 self._settled(lane)
         for lane in lanes:
             self._arm(lane)
@@ -390,7 +386,7 @@ class Delivery:
         """See to it that what waits is sent when it should be."""
         if lane.sending or not lane.parcels or self._closed:
             return
-        now = self._clock()
+        now = time.monotonic()
         wait = lane.paused_until - now
         if wait <= 0:
             if lane.wants_sending() or lane.retiring:
@@ -442,7 +438,7 @@ class Delivery:
                 self._settle(lane, outcome)
                 if outcome.verdict is not Verdict.SENT or outcome.rejected:
                     self._report_soon()
-                if lane.paused_until > self._clock():
+                if lane.paused_until > time.monotonic():
                     break
         finally:
             lane.sending = False
@@ -459,7 +455,7 @@ class Delivery:
 
     def _settle(self, lane: Lane, outcome: Outcome) -> None:
         with self._lock:
-            lane.settle(outcome, self._clock())
+            lane.settle(outcome, time.monotonic())
             if lane.given_up:
                 lane.drop_oldest(EVICTED, len(lane.parcels))
             self._settled(lane)
@@ -489,7 +485,7 @@ class Delivery:
         return sender
 
     async def _flush(self, seconds: float, only: tuple[Lane, ...] | None, waiting: _Waiting) -> None:
-        deadline = self._clock() + seconds
+        deadline = time.monotonic() + seconds
         to_place = len(self._intake)
         slices = Slices()
         for _ in range(to_place):
@@ -507,7 +503,7 @@ class Delivery:
             flush.check_all()
             self._flushes.append(flush)
         try:
-            await asyncio.wait_for(flush.done.wait(), max(0.0, deadline - self._clock()))
+            await asyncio.wait_for(flush.done.wait(), max(0.0, deadline - time.monotonic()))
             waiting.delivered = True
         except asyncio.TimeoutError:
             waiting.delivered = flush.done.is_set()
@@ -566,9 +562,6 @@ class Delivery:
             loop = asyncio.get_running_loop()
             self._report_timer = loop.call_later(report.SECONDS_BETWEEN_LINES, self._report)
 
-
-# As many as there may be tenants at all: beyond that, memory counts for more than a backend that is not there.
-MOST_RETIRING = 10_000
 
 _deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
 
@@ -635,7 +628,7 @@ def _trace_nothing() -> None:
 
 def _make_sender(transport: str) -> Any:
     # Each brings a client library that a proxy without such a destination need not load.
-    user_agent = f"litellm-otel-plugin/{_version()}"
+    user_agent = f"litellm-otel-plugin/{__version__}"
     if transport == "exporter":
         return ExporterSender()
     if transport == "grpc":
@@ -645,13 +638,6 @@ def _make_sender(transport: str) -> Any:
     from litellm_otel_plugin.delivery.http_sender import HttpSender  # noqa: PLC0415 - see above
 
     return HttpSender(user_agent)
-
-
-def _version() -> str:
-    try:
-        return version("litellm-otel-plugin")
-    except PackageNotFoundError:
-        return "0"
 
 
 def _names(lanes: Iterable[Lane]) -> list[str]:

@@ -22,16 +22,18 @@ SHARE_OF_DESCRIPTORS = 0.25
 # More than this many requests in the air at once gain nothing on one loop.
 MOST_AT_ONCE = 512
 
+# With fewer, an eighth of them would be none.
+FEWEST_AT_ONCE = 32
+
 # A backend that works has answered by then, name look-up and TLS included.
 FIRST_PATIENCE_SECONDS = 2.0
-FEWEST_AT_ONCE = 32
 
 
 class Gates:
     """One gate for each standing. Made on the delivery's loop."""
 
-    def __init__(self, at_once: int | None = None) -> None:
-        at_once = at_once or _from_descriptors()
+    def __init__(self) -> None:
+        at_once = _from_descriptors()
         self._reserved = asyncio.Semaphore(at_once)  # the operator's are few, and wait for nobody
         self._delivering = asyncio.Semaphore(at_once // 2)
         self._unproven = asyncio.Semaphore(at_once * 3 // 8)

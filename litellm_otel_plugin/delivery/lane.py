@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from litellm_otel_plugin.delivery.accounts import Counts, DestinationStats
+from litellm_otel_plugin.delivery.accounts import QUEUE_FULL, Counts, DestinationStats
 from litellm_otel_plugin.delivery.backoff import PROBE_SECONDS, wait_seconds
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
 from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED, UNPROVEN
@@ -84,7 +84,7 @@ class Lane:
 
     __slots__ = (
         "accepted", "batch_bytes", "budget", "bytes", "destination", "dropped", "entered", "failures", "given_up",
-        "heap_mark", "in_flight", "in_flight_parcels", "key", "left", "limits", "parcels", "paused_until", "problem",
+        "heap_mark", "in_flight_parcels", "key", "left", "limits", "parcels", "paused_until", "problem",
         "rejected", "resource_cache", "retiring", "sending", "sent", "state", "timer", "urgent_through",
     )  # fmt: skip
 
@@ -108,7 +108,6 @@ class Lane:
         self.sent = 0
         self.rejected = 0
         self.dropped: dict[str, int] = {}
-        self.in_flight = 0
         self.bytes = 0
         self.heap_mark = 0
         self.batch_bytes = self.limits.batch_bytes
@@ -122,8 +121,8 @@ class Lane:
 
     # --- what comes in -----------------------------------------------------------------------------------------------
 
-    def put(self, parcel: Parcel) -> int:
-        """Queue a span; the oldest goes where there are too many. Returns how many went."""
+    def put(self, parcel: Parcel) -> None:
+        """Queue a span; the oldest goes where there are too many."""
         self.accepted += 1
         self.entered += 1
         if self.parcels is NOTHING:
@@ -131,23 +130,21 @@ class Lane:
         self.parcels.append(parcel)
         self.bytes += parcel.size
         self.budget.hold(parcel, self)
-        if len(self.parcels) <= self.limits.queue_spans:
-            return 0
-        return self.drop_oldest("queue_full")
+        if len(self.parcels) > self.limits.queue_spans:
+            self.drop_oldest(QUEUE_FULL)
 
-    def lose(self, reason: str, spans: int = 1) -> None:
-        """Account for spans that were accepted and are let go before they were queued."""
-        self.accepted += spans
-        self.dropped[reason] = self.dropped.get(reason, 0) + spans
+    def lose(self, reason: str) -> None:
+        """Account for a span that was accepted and is let go before it was queued."""
+        self.accepted += 1
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
-    def drop_oldest(self, reason: str, spans: int = 1) -> int:
+    def drop_oldest(self, reason: str, spans: int = 1) -> None:
         """Let the oldest waiting spans go."""
         count = min(spans, len(self.parcels))
         for _ in range(count):
             self._release(self.parcels.popleft())
         if count:
             self.dropped[reason] = self.dropped.get(reason, 0) + count
-        return count
 
     # --- what goes out -----------------------------------------------------------------------------------------------
 
@@ -166,7 +163,6 @@ class Lane:
             batch.append(self.parcels.popleft())
         if not self.parcels:
             self.parcels = NOTHING
-        self.in_flight = len(batch)
         self.in_flight_parcels = batch
         self.budget.takes_off(self, batch)
         return batch
@@ -174,7 +170,6 @@ class Lane:
     def settle(self, outcome: Outcome, now: float) -> None:
         """Account for the batch in flight, and decide when to go on."""
         batch, self.in_flight_parcels = self.in_flight_parcels, []
-        self.in_flight = 0
         self.budget.lands(self)
         verdict = outcome.verdict
         if verdict is Verdict.TOO_LARGE and len(batch) > 1:
@@ -213,13 +208,17 @@ class Lane:
         for parcel in (*self.in_flight_parcels, *self.parcels):
             self._release(parcel)
         self.in_flight_parcels = []
-        self.in_flight = 0
         self.parcels = NOTHING
         if lost:
             self.dropped[reason] = self.dropped.get(reason, 0) + lost
         return lost
 
     # --- what is known -----------------------------------------------------------------------------------------------
+
+    @property
+    def in_flight(self) -> int:
+        """How many spans are on their way."""
+        return len(self.in_flight_parcels)
 
     @property
     def returning(self) -> bool:
@@ -247,20 +246,14 @@ class Lane:
         """All that waits now should go without waiting for more."""
         self.urgent_through = self.entered
 
-    def counts(self, on_their_way_in: int = 0) -> Counts:
-        """The account; spans that are still on their way in are accepted and queued."""
-        return Counts(
-            accepted=self.accepted + on_their_way_in,
-            sent=self.sent,
-            rejected=self.rejected,
-            queued=len(self.parcels) + on_their_way_in,
-            in_flight=self.in_flight,
-            dropped=dict(self.dropped),
-        )
+    def counts(self) -> Counts:
+        """The account."""
+        return self.stats()().counts
 
     def stats(self, on_their_way_in: int = 0) -> Callable[[], DestinationStats]:
         """What an operator wants to know of it: read now, put together when it is called.
 
+        Spans that are still on their way in are accepted and queued.
         Of ten thousand destinations the reading is done under the delivery's lock, and the rest need not be.
         """
         read = (self.accepted + on_their_way_in, self.sent, self.rejected, len(self.parcels) + on_their_way_in)

@@ -43,21 +43,21 @@ _SCOPE_SCHEMA = _tag(ScopeSpans.SCHEMA_URL_FIELD_NUMBER)
 
 def scope_spans(scope: bytes, schema_url: bytes, spans: Iterable[bytes]) -> bytes:
     """One ``ScopeSpans`` message."""
-    parts = [_SCOPE, _varint(len(scope)), scope]
-    for span in spans:
-        parts += (_SPANS, _varint(len(span)), span)
-    if schema_url:
-        parts += (_SCOPE_SCHEMA, _varint(len(schema_url)), schema_url)
-    return b"".join(parts)
+    return _message((_SCOPE, scope), (_SPANS, spans), (_SCOPE_SCHEMA, schema_url))
 
 
 def resource_spans(resource: bytes, schema_url: bytes, scopes: Iterable[bytes]) -> bytes:
     """One ``ResourceSpans`` message."""
-    parts = [_RESOURCE, _varint(len(resource)), resource]
-    for scope in scopes:
-        parts += (_SCOPE_SPANS, _varint(len(scope)), scope)
-    if schema_url:
-        parts += (_RESOURCE_SCHEMA, _varint(len(schema_url)), schema_url)
+    return _message((_RESOURCE, resource), (_SCOPE_SPANS, scopes), (_RESOURCE_SCHEMA, schema_url))
+
+
+def _message(head: tuple[bytes, bytes], repeated: tuple[bytes, Iterable[bytes]], schema: tuple[bytes, bytes]) -> bytes:
+    parts = [head[0], _varint(len(head[1])), head[1]]
+    tag, each_of = repeated
+    for each in each_of:
+        parts += (tag, _varint(len(each)), each)
+    if schema[1]:
+        parts += (schema[0], _varint(len(schema[1])), schema[1])
     return b"".join(parts)
 
 
