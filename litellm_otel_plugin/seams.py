@@ -166,6 +166,12 @@ TENANT_ROUTES = Seam(
     purpose="makes the provider of one tenant's route",
     lost="the shared delivery on tenants' own routes: LiteLLM starts a provider for each",
 )
+BAGGAGE = Seam(
+    PROVIDERS_MODULE,
+    "LiteLLMBaggageSpanProcessor",
+    purpose="stamps the caller's identity on the spans of a tenant's route",
+    lost="the shared delivery on tenants' own routes: LiteLLM starts a provider for each",
+)
 TENANT_HEADERS = Seam(
     ROUTING_MODULE,
     "_plain_header_string",
@@ -194,6 +200,7 @@ SEAMS = (
     TENANT_SCOPE,
     DESTINATION,
     TENANT_ROUTES,
+    BAGGAGE,
     TENANT_HEADERS,
 )
 

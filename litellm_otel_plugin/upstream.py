@@ -25,6 +25,7 @@ from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import (
     APPLICATION,
     AUTHENTICATED,
+    BAGGAGE,
     CONTEXT_MODULE,
     DESTINATION,
     EXCLUDED_URLS,
@@ -420,7 +421,9 @@ def wrap_tenant_routes(tenant_processor: Callable[[TenantBackend], SpanProcessor
 
     An exporter that the route leaves as it is belongs to the operator; one that it changed is the tenant's.
     """
-    _take(TENANT_ROUTES)
+    for used in (TENANT_ROUTES, EXPORTER, PROCESSOR, RESOURCE):
+        _take(used)
+    stamps_baggage = _take(BAGGAGE)
     build_operators_provider = _take(PROVIDER)
     operators: dict[int, Any] = {}
     operators_processors: dict[int, Any] = {}
@@ -435,9 +438,8 @@ def wrap_tenant_routes(tenant_processor: Callable[[TenantBackend], SpanProcessor
         if id(spec) not in operators:
             return tenant_processor(_routed_backend(spec))
         if id(spec) not in operators_processors:
-            providers = _module(PROVIDERS_MODULE)
-            exporter = providers._exporter_from_spec(spec)  # noqa: SLF001
-            operators_processors[id(spec)] = providers._processor_for(exporter, spec.use_simple_processor)  # noqa: SLF001
+            exporter = _take(EXPORTER)(spec)
+            operators_processors[id(spec)] = _take(PROCESSOR)(exporter, spec.use_simple_processor)
         return operators_processors[id(spec)]
 
     def resource_of(config: Any) -> Any:
@@ -445,11 +447,11 @@ def wrap_tenant_routes(tenant_processor: Callable[[TenantBackend], SpanProcessor
         if key not in resources:
             if len(resources) >= MOST_RESOURCES:
                 resources.clear()
-            resources[key] = _module(PROVIDERS_MODULE).build_resource(config)
+            resources[key] = _take(RESOURCE)(config)
         return resources[key]
 
     def route(config: Any) -> Any:
-        baggage = _module(PROVIDERS_MODULE).LiteLLMBaggageSpanProcessor(allowed_keys=config.baggage_promoted_keys)
+        baggage = stamps_baggage(allowed_keys=config.baggage_promoted_keys)
         exported = [
             spec
             for spec in config.exporters
@@ -623,6 +625,13 @@ def adopt_provider(logger: Any, provider: TracerProvider) -> Iterable[SpanProces
     logger.tracer = tracer
     logger._emitter._tracer = tracer  # noqa: SLF001
     return processors
+
+
+def unwrapped(processor: Any) -> Any:
+    """A processor of LiteLLM's without the filters that LiteLLM puts around it."""
+    while hasattr(processor, "_inner"):
+        processor = processor._inner  # noqa: SLF001 - there is no public way to it
+    return processor
 
 
 def configured_exporters(logger: Any) -> list[tuple[str, str | None]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from litellm_otel_plugin import upstream
 from litellm_otel_plugin.delivery import DeliveryProcessor
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ Account = tuple[str, tuple[tuple[str, str], ...]]
 
 def account_of(processor: SpanProcessor) -> Account | None:
     """Endpoint and headers that a processor's OTLP exporter presents, ``None`` for any other processor."""
-    inner = _innermost(processor)
+    inner = upstream.unwrapped(processor)
     if isinstance(inner, DeliveryProcessor):
         if len(inner.destinations) != 1 or inner.destinations[0].exporter is not None:
             return None
@@ -52,14 +53,7 @@ def processors_beside_the_delivery(provider: Any) -> list[SpanProcessor] | None:
     processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", None)
     if processors is None:
         return None
-    return [each for each in processors if not isinstance(_innermost(each), DeliveryProcessor)]
-
-
-def _innermost(processor: Any) -> Any:
-    """What LiteLLM's filters are wrapped around."""
-    while hasattr(processor, "_inner"):
-        processor = processor._inner  # noqa: SLF001 - there is no public way to it
-    return processor
+    return [each for each in processors if not isinstance(upstream.unwrapped(each), DeliveryProcessor)]
 
 
 def _lower_names(pairs: Any) -> tuple[tuple[str, str], ...]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,6 +9,7 @@ from opentelemetry.sdk.resources import Resource
 
 from litellm_otel_plugin.delivery import otlp_json, wire
 from litellm_otel_plugin.delivery.encoding import encode_resource, encode_schema_url, encode_scope
+from litellm_otel_plugin.delivery.slices import Slices
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +17,6 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
     from litellm_otel_plugin.delivery.lane import Lane, Parcel
-
-# The interpreter runs one thread at a time: after so long the request-serving one gets its turn for as long.
-SLICE_SECONDS = 0.001
 
 # Scopes are the instrumentation libraries of this process; a program that made them up endlessly must not fill memory.
 MOST_SCOPES = 1_000
@@ -38,23 +34,6 @@ class Encoding:
 
 PROTOBUF = Encoding(lambda span: span, wire.scope_spans, wire.resource_spans, wire.request)
 JSON = Encoding(otlp_json.span, otlp_json.scope_spans, otlp_json.resource_spans, otlp_json.request)
-
-
-class Slices:
-    """Cuts long work into slices, with a pause after each in which other threads run."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-
-    @property
-    def over(self) -> bool:
-        """Whether this slice has taken its time."""
-        return time.perf_counter() - self._began > SLICE_SECONDS
-
-    async def pause(self) -> None:
-        """Let the others run, and begin anew."""
-        await asyncio.sleep(SLICE_SECONDS)
-        self._began = time.perf_counter()
 
 
 class Batches:

@@ -1,8 +1,8 @@
 """A span as OTLP bytes, whatever is on it.
 
 The generated OTLP messages do the encoding. They are filled here, and not by the package
-``opentelemetry-exporter-otlp-proto-common``: that builds two Python objects per attribute, which costs four times as
-much (``tests/bench/delivery.py``), and drops an attribute that it cannot encode with a log line that shows it. Here
+``opentelemetry-exporter-otlp-proto-common``: that builds two Python objects per attribute, which costs three times as
+much (``tests/bench/weight.py``), and drops an attribute that it cannot encode with a log line that shows it. Here
 such a value is mended, and what is too large is cut.
 """
 

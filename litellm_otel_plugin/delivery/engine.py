@@ -31,7 +31,7 @@ from litellm_otel_plugin.delivery.accounts import (
     Counts,
     DeliveryStats,
 )
-from litellm_otel_plugin.delivery.batches import SLICE_SECONDS, Batches, Slices
+from litellm_otel_plugin.delivery.batches import Batches
 from litellm_otel_plugin.delivery.budget import Budget
 from litellm_otel_plugin.delivery.encoding import encode_span
 from litellm_otel_plugin.delivery.exporter_sender import ExporterSender
@@ -40,6 +40,7 @@ from litellm_otel_plugin.delivery.lane import Lane, Parcel, all_of
 from litellm_otel_plugin.delivery.limits import Limits
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
 from litellm_otel_plugin.delivery.packing import Packer
+from litellm_otel_plugin.delivery.slices import SLICE_SECONDS, Slices
 from litellm_otel_plugin.guard import contained, guard
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from litellm_otel_plugin.delivery.destination import grpc_target, uses_tls
-from litellm_otel_plugin.delivery.http_sender import unsampled_traceparent
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
+from litellm_otel_plugin.delivery.traceparent import unsampled_traceparent
 
 if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.destination import Destination, Tls

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gzip
 import io
-import random
 import socket
 import ssl
 import time
@@ -22,6 +21,7 @@ from aiohttp.abc import AbstractResolver, ResolveResult
 from litellm_otel_plugin.delivery.destination import uses_tls
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict, of_response
 from litellm_otel_plugin.delivery.threads import DaemonThreads
+from litellm_otel_plugin.delivery.traceparent import unsampled_traceparent
 
 if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.destination import Destination, Tls
@@ -42,9 +42,6 @@ DNS_SECONDS = 60
 
 # From here on aiohttp wants a body that it can send in pieces.
 LARGE_BODY_BYTES = 1024 * 1024
-
-# They tell exports apart and keep no secret.
-_ids = random.Random()  # noqa: S311
 
 # Each look-up that hangs holds a thread; more at a time than this only happens where name resolution is down. Those for
 # the operator's destinations have threads of their own.
@@ -175,14 +172,6 @@ def _look_up(host: str, port: int, family: socket.AddressFamily) -> list[Resolve
         )
         for family_found, _, proto, _, address in found
     ]
-
-
-def unsampled_traceparent() -> str:
-    """Where the backend is traced itself, an export is no request of anybody's.
-
-    Most of all where the collector is this very proxy: each export would be a trace, and exported in turn.
-    """
-    return f"00-{_ids.getrandbits(128) | 1:032x}-{_ids.getrandbits(64) | 1:016x}-00"
 
 
 def compress(body: bytes, compression: str) -> bytes:
