@@ -42,3 +42,14 @@ def printable_endpoint(endpoint: str) -> str:
     path = "/".join("…" if _OPAQUE_SEGMENT.match(segment) else segment for segment in url.path.split("/"))
     scheme = f"{url.scheme}://" if url.scheme else ""
     return f"{scheme}{host}{port}{path}"
+
+
+# What LiteLLM's presets read. Other words of that shape could be somebody's key.
+_VARIABLE = re.compile(
+    r"\b(?:AGENTOPS|ARIZE|LANGFUSE|LANGTRACE|LEVOAI|NEW_RELIC|OTEL|PHOENIX|SIGNOZ|WANDB|WEAVE)(?:_[A-Z]+)+\b"
+)
+
+
+def variables_named_in(text: str) -> list[str]:
+    """The environment variables that a message of somebody else's names: the one part of it that shows no value."""
+    return list(dict.fromkeys(_VARIABLE.findall(text)))

@@ -19,6 +19,11 @@ LOGGING_WORKER_MODULE = "litellm.litellm_core_utils.logging_worker"
 CONTEXT_MODULE = "litellm.integrations.otel.plumbing.context"
 ROUTING_MODULE = "litellm.integrations.otel.plumbing.routing"
 DESTINATION_MODULE = "litellm.integrations.otel.model.destination"
+EMITTER_MODULE = "litellm.integrations.otel.emitter"
+LANGFUSE_MODULE = "litellm.integrations.otel.langfuse_logger"
+PAYLOADS_MODULE = "litellm.integrations.otel.model.payloads"
+PRESETS_MODULE = "litellm.integrations.otel.presets"
+EARLIER_MODULE = "litellm.integrations.opentelemetry"
 TLS_MODULE = "litellm.llms.custom_httpx.http_handler"
 
 OPENAI_CLIENT_MODULE = "openai._base_client"
@@ -178,6 +183,88 @@ TENANT_HEADERS = Seam(
     purpose="writes a tenant's credentials down for an exporter to read back",
     lost="credentials with a comma or a percent sign on tenants' own routes",
 )
+FOLDING_LOST = "one trace in every backend: of several, only the first gets whole ones, as LiteLLM leaves it"
+BUILD_LOGGER = Seam(
+    LOGGER_MODULE,
+    "build_otel_v2_logger",
+    purpose="builds one backend's logger: ours is folded there",
+    lost=FOLDING_LOST,
+)
+V2_LOGGER = Seam(
+    LOGGER_MODULE, "OpenTelemetryV2", purpose="the class of the loggers that are folded", lost=FOLDING_LOST
+)
+ROUTE_CACHE = Seam(
+    ROUTING_MODULE,
+    "TenantTracerCache",
+    purpose="knows which project or account of a backend one request's model call is for",
+    lost=FOLDING_LOST,
+)
+SERVICE_NAME = Seam(
+    ROUTING_MODULE,
+    "tenant_service_name",
+    purpose="the service name that a key or a team has for its model calls",
+    lost=FOLDING_LOST,
+)
+REQUEST_BACKENDS = Seam(
+    CONTEXT_MODULE,
+    "destination_backends",
+    purpose="the backends that a request's team has an account of its own at",
+    lost=FOLDING_LOST,
+)
+SPAN_DATA = Seam(
+    PAYLOADS_MODULE,
+    "LLMCallSpanData",
+    purpose="what is known of a call: made anew for a backend that may not see the content",
+    lost=FOLDING_LOST,
+)
+EMITTER = Seam(
+    EMITTER_MODULE,
+    "SpanEmitter",
+    purpose="stamps a span in a logger's words and ends it",
+    lost=FOLDING_LOST,
+)
+LANGFUSE_ROOT = Seam(
+    LANGFUSE_MODULE,
+    "request_root_span",
+    purpose="the SERVER span, for what Langfuse alone is to see on it",
+    lost=FOLDING_LOST,
+)
+CONSTRUCT = Seam(
+    LOGGING_MODULE,
+    "_maybe_construct_otel_v2",
+    purpose="builds a preset's logger, or passes over one that cannot be built",
+    lost="the report of presets that cannot be built",
+)
+TEAM_CALLBACKS_USERS = (
+    "litellm.proxy.litellm_pre_call_utils",
+    "litellm.proxy.pass_through_endpoints.pass_through_endpoints",
+    "litellm.proxy.vertex_ai_endpoints.langfuse_endpoints",
+)
+TEAM_CALLBACKS = Seam(
+    TEAM_CALLBACKS_USERS[0],
+    "_get_dynamic_logging_metadata",
+    purpose="the callbacks that a key or a team asks for beside the operator's",
+    lost="backends that only a key or a team asks for: they get nothing",
+)
+PRESETS = Seam(
+    PRESETS_MODULE,
+    "PRESET_BY_CALLBACK",
+    purpose="which callbacks are presets, and why one cannot be built",
+    lost="the report of presets that cannot be built",
+)
+AUTO_PHOENIX = Seam(
+    LOGGING_MODULE,
+    "_maybe_auto_initialize_arize_phoenix",
+    purpose="starts an earlier Phoenix logger beside `otel` where Phoenix is configured: a folded one takes its place",
+    lost="Phoenix in one tree with the others where only `otel` is listed",
+)
+FACTORY = Seam(
+    LOGGING_MODULE,
+    "_init_custom_logger_compatible_class",
+    purpose="makes a logger of a callback's name",
+    lost="the report of presets that cannot be built, Phoenix in one tree where only `otel` is listed, and `otel` told "
+    "apart from the presets beside it",
+)
 SEAMS = (
     PUBLISH,
     STARTUP_LOGGING,
@@ -202,6 +289,19 @@ SEAMS = (
     TENANT_ROUTES,
     BAGGAGE,
     TENANT_HEADERS,
+    BUILD_LOGGER,
+    V2_LOGGER,
+    EMITTER,
+    ROUTE_CACHE,
+    SERVICE_NAME,
+    REQUEST_BACKENDS,
+    SPAN_DATA,
+    LANGFUSE_ROOT,
+    TEAM_CALLBACKS,
+    CONSTRUCT,
+    PRESETS,
+    AUTO_PHOENIX,
+    FACTORY,
 )
 
 

@@ -94,6 +94,11 @@ class Settings(_Switch):
         default="stable",
         description="`dup` keeps the legacy `http.*` attributes beside the stable ones.",
     )
+    fold: bool = Field(
+        default=True,
+        description="`false` leaves several backends as LiteLLM has them: one logger and one provider each, and whole "
+        "traces in the first alone.",
+    )
     delivery: Annotated[Literal["shared", "sdk"], BeforeValidator(_lower)] = Field(
         default="shared",
         description="`sdk` goes back to the SDK's processors and exporters: one thread and one connection pool per "

@@ -20,20 +20,27 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from litellm_otel_plugin import upstream
 from litellm_otel_plugin.announcement import announce
-from litellm_otel_plugin.backends.accounts import without_known_accounts
+from litellm_otel_plugin.backends.accounts import account_of, processors_of_provider, without_known_accounts
+from litellm_otel_plugin.backends.folding import Backend, Backends
 from litellm_otel_plugin.backends.operators import Operators
 from litellm_otel_plugin.backends.tenants import RouteProcessor, Tenants
+from litellm_otel_plugin.backends.vocabularies import Vocabularies
 from litellm_otel_plugin.console import console_is_wanted, draw_on_console
 from litellm_otel_plugin.delivery import Delivery, Limits
 from litellm_otel_plugin.guard import contained, guard
+from litellm_otel_plugin.privacy import variables_named_in
 from litellm_otel_plugin.request.chain import ChainError
-from litellm_otel_plugin.seams import APPLICATION, SeamMissing
+from litellm_otel_plugin.request.record import record_of_context
+from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
 from litellm_otel_plugin.shutdown import flush_everything
+from litellm_otel_plugin.upstream.folding import Folding
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import TypeGuard
+
+    from opentelemetry.sdk.trace import ReadableSpan
 
     from litellm_otel_plugin.hooks import OtelPlugin
     from litellm_otel_plugin.settings import Settings
@@ -53,8 +60,17 @@ class Installation:
     operators_provider: TracerProvider | None
     off: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    folding: Folding | None = None
+    unbuilt: set[str] = field(default_factory=set)
     adopted: bool = False
     announced: bool = False
+
+    def note(self, line: str) -> None:
+        """Have a line said with the start-up report, or at once where that has been given."""
+        if self.announced:
+            log.warning("%s", line)
+        elif line not in self.notes:
+            self.notes.append(line)
 
 
 _installation: Installation | None = None
@@ -118,12 +134,17 @@ def _arrange(installation: Installation) -> None:
     arrangements: tuple[Callable[[], None], ...] = (
         lambda: upstream.wrap_resource({SERVICE_INSTANCE_ID: str(uuid.uuid4())}),
         upstream.silence_placeholder_exporter,
+        lambda: upstream.report_unbuilt_presets(
+            lambda name: name not in installation.unbuilt,
+            lambda name, error: _preset_is_unbuilt(installation, name, error),
+        ),
         lambda: upstream.wrap_authenticated(request_authenticated),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
         lambda: upstream.wrap_shutdown(
             lambda: flush_everything(installation.settings.shutdown_seconds, installation.plugin.delivery)
         ),
         *(_deliver_by_ourselves(installation) if installation.settings.delivery == "shared" else ()),
+        *(_fold(installation) if installation.settings.fold else ()),
     )
     for arrangement in arrangements:
         with _switching_off(installation):
@@ -135,28 +156,52 @@ def _deliver_by_ourselves(installation: Installation) -> tuple[Callable[[], None
     settings = installation.settings
     limits = Limits.from_environment(queue_bytes=settings.queue_bytes)
     delivery = installation.plugin.delivery = Delivery(limits)
-
-    def refused(name: str, reason: str) -> None:
-        line = f"the backend {name} cannot be used: {reason}"
-        if installation.announced:
-            log.warning("%s", line)
-        else:
-            installation.notes.append(line)
-
-    operators = Operators(delivery, proxy=settings.export_proxy, refused=refused)
+    operators = Operators(delivery, proxy=settings.export_proxy, refused=_refusal(installation))
     tenants = Tenants(delivery, operators, settings.tenants_max)
+
+    def in_words_of(span: ReadableSpan, callback_name: str | None) -> ReadableSpan:
+        return span if installation.folding is None else installation.folding.in_words_of(span, callback_name)
+
     return (
         lambda: upstream.wrap_exporters(operators.processor, operators.processor_of_exporter),
-        lambda: upstream.wrap_tenant_fan_out(tenants.deliver, tenants.can_deliver),
+        lambda: upstream.wrap_tenant_fan_out(tenants.deliver, tenants.can_deliver, in_words_of),
         lambda: upstream.wrap_tenant_routes(lambda backend: RouteProcessor(tenants, backend)),
         upstream.wrap_tenant_headers,
+    )
+
+
+def _refusal(installation: Installation) -> Callable[[str, str], None]:
+    return lambda name, reason: installation.note(f"the backend {name} cannot be used: {reason}")
+
+
+def _fold(installation: Installation) -> tuple[Callable[[], None], ...]:
+    """What makes one of LiteLLM's many loggers."""
+    folding = Folding(Backends(Vocabularies(), record_of_context), record_of_context, installation.note)
+
+    def install() -> None:
+        try:
+            folding.install()
+        except SeamMissing as missing:
+            installation.off[FOLDING_LOST] = str(missing)
+        else:
+            installation.folding = folding
+            if hasattr(os, "register_at_fork"):
+                os.register_at_fork(after_in_child=folding.renew_locks)
+
+    def where_folded(arrangement: Callable[[], None]) -> Callable[[], None]:
+        return lambda: arrangement() if installation.folding is not None else None
+
+    return (
+        install,
+        where_folded(upstream.let_v2_feed_phoenix),
+        where_folded(lambda: upstream.wrap_team_callbacks(folding.backends.answer)),
     )
 
 
 def _choose_logger(installation: Installation) -> Any:
     """The one logger, emitting through the operator's own provider where that is the global one already."""
     try:
-        logger = upstream.ensure_v2_logger()
+        logger = installation.folding.publishable() if installation.folding else upstream.ensure_v2_logger()
     except Exception as error:  # noqa: BLE001 - whatever LiteLLM cannot build an exporter with
         installation.notes.append(f"LiteLLM could not build a logger as it is configured ({_cause(error)})")
         return None
@@ -168,6 +213,16 @@ def _choose_logger(installation: Installation) -> Any:
 def _not_published(installation: Installation, error: Exception) -> None:
     installation.off["every trace"] = f"LiteLLM could not build its logger: {_cause(error)}"
     announce(installation.off, installation.notes, [])
+
+
+def _preset_is_unbuilt(installation: Installation, name: str, error: Exception | None) -> None:
+    """LiteLLM asks for it again with every request that it is to be told of: it is said once."""
+    installation.unbuilt.add(name)
+    reason = "LiteLLM finds no credentials for it" if error is None else _cause(error)
+    asked_for = variables_named_in(str(error)) if error is not None else ()
+    if asked_for:
+        reason = f"{reason}, it asks for {', '.join(asked_for)}"
+    installation.note(f"the callback {name} cannot be built as it is configured: {reason}")
 
 
 def _cause(error: Exception) -> str:
@@ -186,12 +241,13 @@ def _settle_provider(installation: Installation, logger: Any) -> None:
         return
     installation.adopted = True
     processors = upstream.adopt_provider(logger, current)
-    known = current._active_span_processor._span_processors  # noqa: SLF001 - the SDK has no public list
-    keep, twice = without_known_accounts(processors, known)
+    keep, twice = without_known_accounts(processors, processors_of_provider(current) or ())
     for processor in keep:
         current.add_span_processor(processor)
     for processor in twice:
         processor.shutdown()
+        if installation.folding is not None and isinstance(processor, Backend):
+            installation.folding.backends.drop(processor)
     installation.notes.append("an OpenTelemetry SDK provider was already set: it is used, with its exporters")
     if twice:
         installation.notes.append(f"{len(twice)} exporter(s) for an account that it already writes to: left out")
@@ -210,8 +266,12 @@ def _published(installation: Installation, logger: Any) -> None:
         upstream.register_hooks(installation.plugin)
     backends = []
     with contained("listing the backends"):
-        backends = [exporter for each in upstream.v2_loggers() for exporter in upstream.configured_exporters(each)]
-        earlier = upstream.other_otel_loggers()
+        if installation.folding is not None:
+            backends = [(backend.name, backend.site.endpoint) for backend in installation.folding.backends]
+            _retire_earlier_loggers(installation, installation.folding)
+        else:
+            backends = [exporter for each in upstream.v2_loggers() for exporter in upstream.configured_exporters(each)]
+        earlier = [type(logger).__name__ for logger in upstream.earlier_otel_loggers()]
         if earlier:
             installation.notes.append(f"LiteLLM's earlier tracing runs beside this: {', '.join(earlier)}")
     with contained("attaching the console view"):
@@ -229,6 +289,17 @@ def _published(installation: Installation, logger: Any) -> None:
     if not installation.announced:
         installation.announced = True
         announce(installation.off, installation.notes, backends)
+
+
+def _retire_earlier_loggers(installation: Installation, folding: Folding) -> None:
+    accounts = {account_of(backend) for backend in folding.backends} - {None}
+
+    def is_fed(provider: object) -> bool:
+        written = {account_of(each) for each in processors_of_provider(provider) or ()} - {None}
+        return bool(written) and written <= accounts
+
+    for name in upstream.retire_earlier_loggers(folding.names(), is_fed):
+        installation.notes.append(f"LiteLLM's earlier {name} logger is taken out: its backend gets whole traces")
 
 
 def _mount(installation: Installation, provider: TracerProvider) -> None:

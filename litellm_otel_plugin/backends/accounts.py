@@ -20,7 +20,7 @@ Account = tuple[str, tuple[tuple[str, str], ...]]
 
 def account_of(processor: SpanProcessor) -> Account | None:
     """Endpoint and headers that a processor's OTLP exporter presents, ``None`` for any other processor."""
-    inner = upstream.unwrapped(processor)
+    inner = innermost(processor)
     if isinstance(inner, DeliveryProcessor):
         if len(inner.destinations) != 1 or inner.destinations[0].exporter is not None:
             return None
@@ -36,6 +36,13 @@ def account_of(processor: SpanProcessor) -> Account | None:
     return endpoint.rstrip("/"), _lower_names(pairs)
 
 
+def innermost(processor: Any) -> Any:
+    """A processor without what we and LiteLLM put around it."""
+    while hasattr(processor, "inner"):
+        processor = processor.inner
+    return upstream.unwrapped(processor)
+
+
 def without_known_accounts(
     processors: Iterable[SpanProcessor], known: Iterable[SpanProcessor]
 ) -> tuple[list[SpanProcessor], list[SpanProcessor]]:
@@ -48,12 +55,20 @@ def without_known_accounts(
     return keep, twice
 
 
+def processors_of_provider(provider: Any) -> tuple[SpanProcessor, ...] | None:
+    """A provider's processors; ``None`` where it does not tell. The SDK has no public list."""
+    processors: tuple[SpanProcessor, ...] | None = getattr(
+        getattr(provider, "_active_span_processor", None), "_span_processors", None
+    )
+    return processors
+
+
 def processors_beside_the_delivery(provider: Any) -> list[SpanProcessor] | None:
     """Those of a provider's processors that are to be flushed by themselves, ``None`` where it does not tell."""
-    processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", None)
+    processors = processors_of_provider(provider)
     if processors is None:
         return None
-    return [each for each in processors if not isinstance(upstream.unwrapped(each), DeliveryProcessor)]
+    return [each for each in processors if not isinstance(innermost(each), DeliveryProcessor)]
 
 
 def _lower_names(pairs: Any) -> tuple[tuple[str, str], ...]:

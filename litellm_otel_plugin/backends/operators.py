@@ -39,6 +39,7 @@ class Described:
     headers: Mapping[str, str] = field(repr=False)
     owner: str | None
     tls: Tls
+    resource_overrides: tuple[tuple[str, Any], ...] = ()
 
     @property
     def name(self) -> str:
@@ -92,6 +93,7 @@ class Operators:
             "view": OPERATOR,
             "compression": compression_of(environment),
             "timeout_seconds": timeout_of(environment),
+            "resource_overrides": described.resource_overrides,
             "proxy": None if described.protocol == "grpc" else self.proxy,
             **fields,
         })  # fmt: skip

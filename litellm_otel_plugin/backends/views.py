@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from opentelemetry.sdk.trace import ReadableSpan
-
+from litellm_otel_plugin.backends.spans import copied
 from litellm_otel_plugin.delivery import View
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from opentelemetry.sdk.trace import Event
+    from opentelemetry.sdk.trace import Event, ReadableSpan
 
 EXCEPTION_EVENT = "exception"
 _SAME_EXCEPTION = ("exception.type", "exception.message")
@@ -27,7 +26,7 @@ def once_each(span: ReadableSpan) -> ReadableSpan:
     if len(events) < 2:  # noqa: PLR2004 - it takes two to repeat
         return span
     kept = _without_repeated_exceptions(events)
-    return span if len(kept) == len(events) else _with_events(span, kept)
+    return span if len(kept) == len(events) else copied(span, events=kept)
 
 
 OPERATOR = View("operator", once_each)
@@ -50,20 +49,3 @@ def _without_repeated_exceptions(events: Sequence[Event]) -> list[Event]:
             seen.add(exception)
         kept.append(event)
     return kept
-
-
-def _with_events(span: ReadableSpan, events: Sequence[Event]) -> ReadableSpan:
-    return ReadableSpan(
-        name=span.name,
-        context=span.context,
-        parent=span.parent,
-        resource=span.resource,
-        attributes=span.attributes,
-        events=events,
-        links=span.links,
-        kind=span.kind,
-        status=span.status,
-        start_time=span.start_time,
-        end_time=span.end_time,
-        instrumentation_scope=span.instrumentation_scope,
-    )

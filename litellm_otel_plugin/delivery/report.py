@@ -40,7 +40,8 @@ def say_undelivered(lost: Sequence[tuple[str, int]], seconds: float) -> None:
     """What was not delivered when the proxy stopped, per destination."""
     named = lost[:NAMED_DESTINATIONS]
     for name, spans in named:
-        log.warning("%d spans for %s were not delivered within %g s of shutdown", spans, name, seconds)
+        # Rounded: what came before the flush has taken its milliseconds of the deadline that the operator set.
+        log.warning("%d spans for %s were not delivered within %g s of shutdown", spans, name, round(seconds, 1))
     rest = lost[NAMED_DESTINATIONS:]
     if rest:
         log.warning("nor were %d spans for %d other destinations", sum(spans for _, spans in rest), len(rest))

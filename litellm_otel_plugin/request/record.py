@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import MutableMapping
     from typing import Any
 
+    from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Span
 
 
@@ -45,6 +46,10 @@ class RequestRecord:
     response_complete: bool = False
     client_gone: bool = False
     finished: bool = False
+    # The callbacks that the key's team asks for beside the operator's; `None` until that is known, and the spans that
+    # ended before.
+    asked_callbacks: frozenset[str] | None = None
+    early_spans: list[ReadableSpan] = field(default_factory=list)
 
     def failed_with(self, exception: BaseException) -> None:
         """Keep what went wrong. The first failure is the cause, later ones are its consequences."""
@@ -54,6 +59,9 @@ class RequestRecord:
     def forget(self) -> None:
         """Let go of what is not ours: a task that outlives the request holds its record, and would hold all of it."""
         self.handoffs.forget()
+        if self.asked_callbacks is None:
+            self.asked_callbacks = frozenset()
+        self.early_spans.clear()
         self.exception = self.attempt_failure = None
 
     def failure_of_last_attempt(self) -> BaseException | None:
@@ -66,6 +74,11 @@ class RequestRecord:
 
 
 _record: ContextVar[RequestRecord | None] = ContextVar("litellm_otel_plugin_record", default=None)
+
+
+def record_of_context() -> RequestRecord | None:
+    """The record of the request that this code runs for, or ran for: its last spans end after it was answered."""
+    return _record.get()
 
 
 def current_record() -> RequestRecord | None:

@@ -1,0 +1,118 @@
+"""The only code that touches LiteLLM's internals, through the seams that ``seams`` names.
+
+Every function here asks LiteLLM for one thing and raises ``SeamMissing`` where LiteLLM no longer has it. Whoever calls
+it switches one feature off, says so, and goes on. The proxy is never imported from here: where it runs, it is loaded.
+
+``folding`` is imported by itself: it needs ``backends.accounts``, which needs this package.
+"""
+
+from litellm_otel_plugin.upstream.access import module, proxy_is_running, put, take
+from litellm_otel_plugin.upstream.calls import (
+    CALL_ID_KEY,
+    NO_PROVIDER_KEY,
+    REMADE_DOORS,
+    UNANNOUNCED_DOORS,
+    own_call,
+    reached_no_provider,
+    wrap_team_callbacks,
+)
+from litellm_otel_plugin.upstream.earlier import (
+    earlier_otel_loggers,
+    let_v2_feed_phoenix,
+    report_unbuilt_presets,
+    retire_earlier_loggers,
+)
+from litellm_otel_plugin.upstream.exporters import (
+    is_placeholder,
+    protocol_of,
+    silence_placeholder_exporter,
+    traces_endpoint,
+    unwrapped,
+    wrap_exporters,
+    wrap_resource,
+)
+from litellm_otel_plugin.upstream.loggers import (
+    adopt_provider,
+    belongs_to_a_logger,
+    captures_content,
+    configured_exporters,
+    ensure_v2_logger,
+    register_hooks,
+    v2_loggers,
+)
+from litellm_otel_plugin.upstream.start import (
+    V2_SWITCH,
+    application,
+    drain_logging_worker,
+    drop_mcp_message_spans,
+    enable_v2,
+    excluded_paths,
+    json_log_handlers,
+    plugin_settings,
+    startup_logging_name,
+    v2_flag,
+    v2_is_refused,
+    wrap_authenticated,
+    wrap_provider_client,
+    wrap_publish,
+    wrap_shutdown,
+    wrap_startup_logging,
+)
+from litellm_otel_plugin.upstream.tenants import (
+    settle_tenant_trees,
+    wrap_tenant_fan_out,
+    wrap_tenant_headers,
+    wrap_tenant_routes,
+)
+
+__all__ = [
+    "CALL_ID_KEY",
+    "NO_PROVIDER_KEY",
+    "REMADE_DOORS",
+    "UNANNOUNCED_DOORS",
+    "V2_SWITCH",
+    "adopt_provider",
+    "application",
+    "belongs_to_a_logger",
+    "captures_content",
+    "configured_exporters",
+    "drain_logging_worker",
+    "drop_mcp_message_spans",
+    "earlier_otel_loggers",
+    "enable_v2",
+    "ensure_v2_logger",
+    "excluded_paths",
+    "is_placeholder",
+    "json_log_handlers",
+    "let_v2_feed_phoenix",
+    "module",
+    "own_call",
+    "plugin_settings",
+    "protocol_of",
+    "proxy_is_running",
+    "put",
+    "reached_no_provider",
+    "register_hooks",
+    "report_unbuilt_presets",
+    "retire_earlier_loggers",
+    "settle_tenant_trees",
+    "silence_placeholder_exporter",
+    "startup_logging_name",
+    "take",
+    "traces_endpoint",
+    "unwrapped",
+    "v2_flag",
+    "v2_is_refused",
+    "v2_loggers",
+    "wrap_authenticated",
+    "wrap_exporters",
+    "wrap_provider_client",
+    "wrap_publish",
+    "wrap_resource",
+    "wrap_shutdown",
+    "wrap_startup_logging",
+    "wrap_team_callbacks",
+    "wrap_tenant_fan_out",
+    "wrap_tenant_headers",
+    "wrap_tenant_routes",
+]
