@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from tests.support.provider import MockProvider
     from tests.support.receiver import ReceivedSpan
 
+pytestmark = pytest.mark.slow
+
 SEAMS = {name: seam for name, seam in vars(seams).items() if isinstance(seam, seams.Seam) and seam in seams.SEAMS}
 # Silent by nature: an MCP SDK without that function makes no such span, and no test here starts by a worker hook.
 SILENT = {"MCP_MESSAGE_SPAN", "STARTUP_LOGGING"}

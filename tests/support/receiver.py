@@ -57,6 +57,8 @@ class ReceivedSpan:
     links: tuple[str, ...]
     resource: dict[str, Any]
     scope: str
+    # As OTLP, in bytes.
+    size: int = field(default=0, compare=False)
 
 
 @dataclass
@@ -222,6 +224,7 @@ def decode(export: ExportTraceServiceRequest) -> list[ReceivedSpan]:
             links=tuple(link.span_id.hex() for link in span.links),
             resource={each.key: value_of(each.value) for each in resource.resource.attributes},
             scope=scope.scope.name,
+            size=span.ByteSize(),
         )
         for resource in export.resource_spans
         for scope in resource.scope_spans

@@ -15,7 +15,7 @@ from typing import Any
 import uvicorn
 from litellm.proxy import proxy_server
 
-from litellm_otel_plugin import upstream
+from litellm_otel_plugin import seams
 
 
 def serve(order: dict[str, Any]) -> None:
@@ -23,9 +23,9 @@ def serve(order: dict[str, Any]) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.environ.update(order["environment"])
-    seam = getattr(upstream, order["seam"])
+    seam = getattr(seams, order["seam"])
     # As if LiteLLM had renamed it: LiteLLM itself still works, our name for it is gone.
-    setattr(upstream, order["seam"], dataclasses.replace(seam, attribute="renamed_by_a_later_release"))
+    setattr(seams, order["seam"], dataclasses.replace(seam, attribute="renamed_by_a_later_release"))
     uvicorn.run(proxy_server.app, host="127.0.0.1", port=order["port"], log_level="info")
 
 

@@ -11,6 +11,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
 from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.views import OPERATOR
+from litellm_otel_plugin.upstream import tenants
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -36,24 +37,24 @@ def _parameters(function: Any) -> list[str]:
 def test_a_seam_is_there(seam: seams.Seam) -> None:
     if seam is seams.MCP_MESSAGE_SPAN:
         pytest.importorskip("mcp.server._otel", reason="an MCP SDK that makes no span of a message")
-    assert upstream._take(seam) is not None
+    assert upstream.take(seam) is not None
 
 
 @pytest.mark.usefixtures("proxy_server")
 def test_what_the_seams_are_called_with() -> None:
-    publish = upstream._take(seams.PUBLISH)
+    publish = upstream.take(seams.PUBLISH)
     assert _parameters(publish) == ["in_memory_loggers", "set_global_provider", "registered"]
-    assert inspect.iscoroutinefunction(upstream._take(seams.SHUTDOWN))
-    assert _parameters(upstream._take(seams.RESOURCE)) == ["config"]
-    assert _parameters(upstream._take(seams.PROVIDER))[0] == "config"
-    assert upstream.startup_logging_name(upstream._take(seams.STARTUP_LOGGING)) is not None
-    assert inspect.iscoroutinefunction(upstream._take(seams.LOGGING_WORKER).flush)
-    assert isinstance(upstream._take(seams.EXCLUDED_URLS), str)
-    assert _parameters(upstream._take(seams.PROVIDER_CLIENT).request)[:3] == ["self", "cast_to", "options"]
+    assert inspect.iscoroutinefunction(upstream.take(seams.SHUTDOWN))
+    assert _parameters(upstream.take(seams.RESOURCE)) == ["config"]
+    assert _parameters(upstream.take(seams.PROVIDER))[0] == "config"
+    assert upstream.startup_logging_name(upstream.take(seams.STARTUP_LOGGING)) is not None
+    assert inspect.iscoroutinefunction(upstream.take(seams.LOGGING_WORKER).flush)
+    assert isinstance(upstream.take(seams.EXCLUDED_URLS), str)
+    assert _parameters(upstream.take(seams.PROVIDER_CLIENT).request)[:3] == ["self", "cast_to", "options"]
 
 
 def test_the_switch_is_cached_and_can_be_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    flag = upstream._v2_flag()
+    flag = upstream.v2_flag()
     for value, refused in (("false", True), ("0", True), ("true", False), ("nonsense", True), (None, False)):
         monkeypatch.delenv(upstream.V2_SWITCH, raising=False)
         if value is not None:
@@ -91,31 +92,60 @@ def test_an_unconfigured_exporter_is_told_from_a_chosen_one(monkeypatch: pytest.
 
     for name in ("OTEL_EXPORTER", "OTEL_EXPORTER_OTLP_PROTOCOL", "OTEL_EXPORTER_OTLP_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
-    assert [upstream._is_placeholder(spec) for spec in OpenTelemetryV2Config().exporters] == [True]
+    assert [upstream.is_placeholder(spec) for spec in OpenTelemetryV2Config().exporters] == [True]
     monkeypatch.setenv("OTEL_EXPORTER", "console")
-    assert [upstream._is_placeholder(spec) for spec in OpenTelemetryV2Config().exporters] == [False]
+    assert [upstream.is_placeholder(spec) for spec in OpenTelemetryV2Config().exporters] == [False]
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:secret@collector:4318")
     logger = type("Logger", (), {"config": OpenTelemetryV2Config()})
     assert upstream.configured_exporters(logger) == [("otlp_http", "http://user:secret@collector:4318/v1/traces")]
 
 
 def test_what_delivery_puts_in_the_place_of_the_sdks() -> None:
-    assert _parameters(upstream._take(seams.EXPORTER)) == ["spec"]
-    assert _parameters(upstream._take(seams.PROCESSOR)) == ["exporter", "use_simple"]
-    assert upstream._take(seams.PARSE_HEADERS)("a=b%20c,d=e") == {"a": "b c", "d": "e"}
-    assert upstream._take(seams.TRACES_ENDPOINT)("http://collector:4318/") == "http://collector:4318/v1/traces"
-    assert _parameters(upstream._take(seams.TENANT_ROUTES))[0] == "config"
-    assert _parameters(upstream._take(seams.TENANT_HEADERS)) == ["headers"]
-    fan_out = upstream._take(seams.FAN_OUT)
+    assert _parameters(upstream.take(seams.EXPORTER)) == ["spec"]
+    assert _parameters(upstream.take(seams.PROCESSOR)) == ["exporter", "use_simple"]
+    assert upstream.take(seams.PARSE_HEADERS)("a=b%20c,d=e") == {"a": "b c", "d": "e"}
+    assert upstream.take(seams.TRACES_ENDPOINT)("http://collector:4318/") == "http://collector:4318/v1/traces"
+    assert _parameters(upstream.take(seams.TENANT_ROUTES))[0] == "config"
+    assert _parameters(upstream.take(seams.TENANT_HEADERS)) == ["headers"]
+    fan_out = upstream.take(seams.FAN_OUT)
     assert {"processor_factory", "operator_sinks", "drain_pool"} <= set(_parameters(fan_out))
     for method in ("_buildable", "_operator_already_writes"):
         assert callable(getattr(fan_out, method))
-    providers = upstream._module(seams.PROVIDERS_MODULE)
+    providers = upstream.module(seams.PROVIDERS_MODULE)
     assert _parameters(providers._in_scope) == ["span", "scope"]
     assert isinstance(providers._EXPORTER_FACTORIES, dict)
-    assert "allowed_keys" in _parameters(upstream._take(seams.BAGGAGE))
-    context = upstream._module(seams.CONTEXT_MODULE)
+    assert "allowed_keys" in _parameters(upstream.take(seams.BAGGAGE))
+    context = upstream.module(seams.CONTEXT_MODULE)
     assert (context.request_destinations(), context.suppressed_backends()) == ((), frozenset())
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_what_folding_reaches_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415 - as above
+
+    monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT", raising=False)
+    build = upstream.take(seams.BUILD_LOGGER)
+    assert {"config", "callback_name", "tracer_provider", "settings"} <= set(_parameters(build))
+    logger = build(config=OpenTelemetryV2Config(exporter="in_memory"), callback_name="arize")
+    assert isinstance(logger, upstream.take(seams.V2_LOGGER))
+    assert isinstance(logger._emitter, upstream.take(seams.EMITTER))
+    assert _parameters(logger._emitter.finish_span) == ["role", "span", "data", "end_time_ns"]
+    assert [callable(mapper.map) for mapper in logger._emitter._mappers] == [True, True]
+    assert isinstance(logger._tenant_tracers, upstream.take(seams.ROUTE_CACHE))
+    assert _parameters(upstream.take(seams.ROUTE_CACHE))[:3] == ["config", "callback_name", "tracer_name"]
+    assert _parameters(logger._tenant_tracers.route_for) == ["default", "dynamic_params", "auth_metadata"]
+    for asked in (logger._tenant_tracers._credential_headers, logger._tenant_tracers._project_headers):
+        assert not asked(None)
+    route = upstream.module(seams.ROUTING_MODULE).TenantRoute
+    assert _parameters(route) == ["tracer", "detached", "provider"]
+    assert upstream.take(seams.SERVICE_NAME)({"otel_service_name": "mine"}) == "mine"
+    assert upstream.take(seams.REQUEST_BACKENDS)() == frozenset()
+    made_by = upstream.take(seams.SPAN_DATA).from_standard_logging_payload
+    assert {"payload", "capture_content"} <= set(_parameters(made_by))
+    assert upstream.take(seams.LANGFUSE_ROOT)() is None
+    assert _parameters(upstream.take(seams.CONSTRUCT))[0] == "callback_name"
+    assert _parameters(upstream.take(seams.FACTORY))[0] == "logging_integration"
+    assert {"arize", "arize_phoenix", "langfuse_otel", "langtrace"} <= set(upstream.take(seams.PRESETS))
 
 
 @pytest.mark.parametrize(
@@ -130,7 +160,7 @@ def test_litellms_exporter_kinds(kind: str, protocol: str | None) -> None:
     from litellm.integrations.otel.plumbing.providers import exporter_transport  # noqa: PLC0415 - as above
     from litellm.integrations.otel.presets import agentops  # noqa: F401, PLC0415 - it registers its kind
 
-    assert upstream._protocol(kind) == protocol
+    assert upstream.protocol_of(kind) == protocol
     if protocol is not None:
         assert exporter_transport(kind) == ("grpc" if protocol == "grpc" else "http")
 
@@ -146,17 +176,17 @@ def test_what_a_tenant_sees() -> None:
         },
     ) as span:
         span.add_event("exception", {"exception.stacktrace": "at /opt/x.py"})
-    nobody = upstream._take(seams.DESTINATION)(endpoint="")
-    seen = upstream._take(seams.TENANT_VIEW)(memory.only(), nobody)
+    nobody = upstream.take(seams.DESTINATION)(endpoint="")
+    seen = upstream.take(seams.TENANT_VIEW)(memory.only(), nobody)
     assert dict(seen.attributes) == {"http.route": "/x"}
     assert seen.events == ()
     assert seen.resource is memory.only().resource
-    assert upstream._take(seams.TENANT_SCOPE)(seen, "llm_only").parent is None
-    destination = upstream._take(seams.DESTINATION)(endpoint="http://x", headers={"a": "1"}, protocol="otlp_http")
-    other = upstream._take(seams.DESTINATION)(endpoint="http://x", headers={"a": "2"}, protocol="otlp_http")
+    assert upstream.take(seams.TENANT_SCOPE)(seen, "llm_only").parent is None
+    destination = upstream.take(seams.DESTINATION)(endpoint="http://x", headers={"a": "1"}, protocol="otlp_http")
+    other = upstream.take(seams.DESTINATION)(endpoint="http://x", headers={"a": "2"}, protocol="otlp_http")
     assert destination.cache_key() != other.cache_key()
     assert hash(destination.cache_key()) is not None
-    backend = upstream._tenant_backend(destination, {"full": OPERATOR, "llm_only": OPERATOR})
+    backend = tenants._tenant_backend(destination, {"full": OPERATOR, "llm_only": OPERATOR})
     assert backend is not None
     assert backend.describe().endpoint == "http://x/v1/traces"
 

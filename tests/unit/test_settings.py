@@ -31,6 +31,7 @@ def test_defaults() -> None:
         "enabled": True,
         "console": "auto",
         "http_semconv": "stable",
+        "fold": True,
         "delivery": "shared",
         "queue_bytes": 64 * 1024 * 1024,
         "tenants_max": 10_000,
