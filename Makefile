@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 PORT ?= 4000
 INSTALLED := $(VENV)/.installed
 
+# A real backend, in an environment of its own.
+PHOENIX_VENV := .venv-phoenix
+PHOENIX_INSTALLED := $(PHOENIX_VENV)/.installed
+
 # The image row: LiteLLM's own container images pin older OpenTelemetry parts (the extra `proxy-runtime`).
 IMAGE_ROWS := image-1.104.0 image-1.106.2
 
-.PHONY: help run test check format test-slow test-matrix clean $(addprefix test-,$(IMAGE_ROWS))
+.PHONY: help run test check format test-slow test-matrix e2e clean $(addprefix test-,$(IMAGE_ROWS))
 
 help:
 	@echo "make run          a proxy on port $(PORT) with a mock model; each request is drawn in the terminal"
@@ -17,6 +21,7 @@ help:
 	@echo "make check        formatting, lint and types"
 	@echo "make test-slow    the slow faults and lifecycles"
 	@echo "make test-matrix  contract tests and whole requests on LiteLLM's image pins"
+	@echo "make e2e          real clients, a real proxy, and what a real Phoenix shows of it"
 	@echo "make format       format the code"
 	@echo "make clean        remove the environments and caches"
 
@@ -29,7 +34,7 @@ run: $(INSTALLED)
 	@$(BIN)/litellm-otel run --config config/quickstart.yaml --port $(PORT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow and not e2e"
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
@@ -54,5 +59,13 @@ $(addprefix test-,$(IMAGE_ROWS)): test-%: .venv-%/.installed
 # The newest row's share of this is in `make test`.
 test-matrix: $(addprefix test-,$(IMAGE_ROWS))
 
+$(PHOENIX_INSTALLED): tests/e2e/requirements.txt
+	$(PYTHON) -m venv $(PHOENIX_VENV)
+	$(PHOENIX_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+e2e: $(INSTALLED) $(PHOENIX_INSTALLED)
+	$(BIN)/python -m pytest -m e2e
+
 clean:
-	rm -rf $(VENV) $(addprefix .venv-,$(IMAGE_ROWS)) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(PHOENIX_VENV) $(addprefix .venv-,$(IMAGE_ROWS)) .mypy_cache .ruff_cache .pytest_cache .hypothesis
