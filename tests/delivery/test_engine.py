@@ -638,7 +638,8 @@ def test_all_destinations_are_flushed_at_once_under_one_deadline(
         started = time.monotonic()
         with caplog.at_level(logging.WARNING):
             stats = delivery.close(1.5)
-        assert time.monotonic() - started < 3.5
+        one_by_one = 0.5 * len(slow_ones)
+        assert time.monotonic() - started < one_by_one
     assert (stats.total.sent, stats.total.dropped) == (60, {"shutdown": 21})
     lines = [each.getMessage() for each in caplog.records]
     assert [line for line in lines if "stuck 0" in line and line.startswith("3 spans")], lines

@@ -103,10 +103,9 @@ class Proxy:
         body = {"model": model, "messages": [{"role": "user", "content": content}], **more}
         return self.client.post("/v1/chat/completions", json=body)
 
-    def stop(self, number: int = signal.SIGTERM) -> float:
-        """Stop the proxy as an orchestrator would; returns the seconds it took."""
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop the proxy as an orchestrator would."""
         self.client.close()
-        started = time.monotonic()
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
@@ -114,7 +113,6 @@ class Proxy:
         except subprocess.TimeoutExpired:
             self.kill()
             raise AssertionError(f"the proxy did not stop in {SECONDS_TO_STOP} s:\n{self.log}") from None
-        return time.monotonic() - started
 
     def kill(self) -> None:
         try:
