@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 4000
+
+# Most of a test's time is a proxy that starts on one core. A file's tests stay together: they share its proxy.
+WORKERS ?= 2
+SIDE_BY_SIDE := --numprocesses $(WORKERS) --dist loadfile
 INSTALLED := $(VENV)/.installed
 
 # A real backend, in an environment of its own.
@@ -34,10 +38,10 @@ run: $(INSTALLED)
 	@$(BIN)/litellm-otel run --config config/quickstart.yaml --port $(PORT)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -m "not slow and not e2e"
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m "not slow and not e2e"
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) -m slow
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

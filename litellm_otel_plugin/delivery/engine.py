@@ -21,7 +21,6 @@ from opentelemetry import context
 from opentelemetry.context import _SUPPRESS_HTTP_INSTRUMENTATION_KEY, _SUPPRESS_INSTRUMENTATION_KEY
 
 from litellm_otel_plugin import __version__
-from litellm_otel_plugin.delivery import report
 from litellm_otel_plugin.delivery.accounts import (
     CLOSED,
     EVICTED,
@@ -35,11 +34,13 @@ from litellm_otel_plugin.delivery.batches import Batches
 from litellm_otel_plugin.delivery.budget import Budget
 from litellm_otel_plugin.delivery.encoding import encode_span
 from litellm_otel_plugin.delivery.exporter_sender import ExporterSender
+from litellm_otel_plugin.delivery.flushing import Flush, Waiting
 from litellm_otel_plugin.delivery.gates import Gates, patience_seconds
 from litellm_otel_plugin.delivery.lane import Lane, Parcel, all_of
 from litellm_otel_plugin.delivery.limits import Limits
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
 from litellm_otel_plugin.delivery.packing import Packer
+from litellm_otel_plugin.delivery.report import Reporter, say_undelivered
 from litellm_otel_plugin.delivery.slices import SLICE_SECONDS, Slices
 from litellm_otel_plugin.guard import contained, guard
 
@@ -109,13 +110,11 @@ class Delivery:
         self._context: contextvars.Context | None = None
         self._recent: OrderedDict[int, tuple[ReadableSpan, dict[tuple[View, bool], Parcel | None]]] = OrderedDict()
         self._packer = Packer()
-        self._flushes: list[_Flush] = []
+        self._flushes: list[Flush] = []
         self._couriers: set[asyncio.Task[None]] = set()
         self._senders: dict[str, Any] = {}
         self._gates: Gates | None = None
-        self._report_timer: asyncio.TimerHandle | None = None
-        self._said_failing = False
-        self._said_rejected = 0
+        self._reporter = Reporter(self._every_lane)
         self._budget.reset()
 
     # --- on any thread -----------------------------------------------------------------------------------------------
@@ -170,7 +169,7 @@ class Delivery:
         loop = self._loop
         if loop is None or self._thread is threading.current_thread():
             return self._nothing_is_left(only)
-        waiting = _Waiting()
+        waiting = Waiting()
         try:
             loop.call_soon_threadsafe(lambda: self._spawn(self._flush(seconds, only, waiting)), context=self._context)
         except RuntimeError:  # it has stopped
@@ -259,6 +258,10 @@ class Delivery:
                 self._departed.append(Counts(accepted=1, dropped={reason: 1}))
         return True
 
+    def _every_lane(self) -> list[Lane]:
+        with self._lock:
+            return list(self._lanes.values())
+
     def _nothing_is_left(self, only: tuple[Lane, ...] | None) -> bool:
         stats = self.stats()
         if only is None:
@@ -280,7 +283,7 @@ class Delivery:
         with self._lock:
             lost = {lane: spans for lane in self._lanes.values() if (spans := lane.abandon(SHUTDOWN))}
         if lost:
-            report.say_undelivered(list(zip(_names(lost), lost.values(), strict=True)), seconds)
+            say_undelivered(lost, seconds)
 
     # --- on the delivery's thread ------------------------------------------------------------------------------------
 
@@ -438,7 +441,7 @@ class Delivery:
                     outcome = await self._send(lane, batch)
                 self._settle(lane, outcome)
                 if outcome.verdict is not Verdict.SENT or outcome.rejected:
-                    self._report_soon()
+                    self._reporter.look_soon()
                 if lane.paused_until > time.monotonic():
                     break
         finally:
@@ -485,7 +488,7 @@ class Delivery:
             sender = self._senders[transport] = _make_sender(transport)
         return sender
 
-    async def _flush(self, seconds: float, only: tuple[Lane, ...] | None, waiting: _Waiting) -> None:
+    async def _flush(self, seconds: float, only: tuple[Lane, ...] | None, waiting: Waiting) -> None:
         deadline = time.monotonic() + seconds
         to_place = len(self._intake)
         slices = Slices()
@@ -500,7 +503,7 @@ class Delivery:
             if n % 100 == 0 and slices.over:
                 await slices.pause()
         with self._lock:
-            flush = _Flush({lane: lane.entered for lane in lanes if only is None or lane in only})
+            flush = Flush({lane: lane.entered for lane in lanes if only is None or lane in only})
             flush.check_all()
             self._flushes.append(flush)
         try:
@@ -535,34 +538,6 @@ class Delivery:
             self._settled(lane)
             self._forget_if_done(lane)
 
-    # --- what is said ------------------------------------------------------------------------------------------------
-
-    def _report_soon(self) -> None:
-        if self._report_timer is None:
-            loop = asyncio.get_running_loop()
-            self._report_timer = loop.call_later(report.SECONDS_TO_THE_FIRST_LINE, self._report)
-
-    def _report(self) -> None:
-        """Say what fails; look again in a minute for as long as something does."""
-        self._report_timer = None
-        with self._lock:
-            failing = [lane for lane in self._lanes.values() if lane.failing]
-            rejecting = [lane for lane in self._lanes.values() if lane.rejected]
-        if failing:
-            waiting = sum(len(lane.parcels) + lane.in_flight for lane in failing)
-            report.say_failing(_names(failing), waiting, sum(sum(lane.dropped.values()) for lane in failing))
-        elif self._said_failing:
-            report.say_recovered()
-        rejected = sum(lane.rejected for lane in rejecting)
-        newly_rejected = rejected - self._said_rejected
-        if newly_rejected > 0:
-            report.say_rejected(_names(rejecting), newly_rejected)
-        self._said_rejected = rejected
-        self._said_failing = bool(failing)
-        if failing or newly_rejected > 0:
-            loop = asyncio.get_running_loop()
-            self._report_timer = loop.call_later(report.SECONDS_BETWEEN_LINES, self._report)
-
 
 _deliveries: weakref.WeakSet[Delivery] = weakref.WeakSet()
 
@@ -577,37 +552,6 @@ def _in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_child)
-
-
-class _Waiting:
-    """Somebody on another thread who waits for a flush."""
-
-    def __init__(self) -> None:
-        self.done = threading.Event()
-        self.delivered = False
-
-
-class _Flush:
-    """Waits until each of some destinations has settled what it had accepted."""
-
-    def __init__(self, targets: dict[Lane, int]) -> None:
-        self._targets = targets
-        self.done = asyncio.Event()
-
-    def check(self, lane: Lane) -> None:
-        """A destination has settled something."""
-        target = self._targets.get(lane)
-        if target is not None and lane.left >= target:
-            del self._targets[lane]
-        if not self._targets:
-            self.done.set()
-
-    def check_all(self) -> None:
-        """Those that have nothing to wait for."""
-        for lane in list(self._targets):
-            self.check(lane)
-        if not self._targets:
-            self.done.set()
 
 
 def _made(span: ReadableSpan, view: View, *, keep_span: bool) -> Parcel | None:
@@ -639,7 +583,3 @@ def _make_sender(transport: str) -> Any:
     from litellm_otel_plugin.delivery.http_sender import HttpSender  # noqa: PLC0415 - see above
 
     return HttpSender(user_agent)
-
-
-def _names(lanes: Iterable[Lane]) -> list[str]:
-    return [f"{lane.destination.name} ({lane.problem})" if lane.problem else lane.destination.name for lane in lanes]

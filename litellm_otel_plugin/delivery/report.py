@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from litellm_otel_plugin.delivery.lane import Lane
 
 log = logging.getLogger("litellm_otel_plugin")
 
@@ -20,33 +23,61 @@ SECONDS_TO_THE_FIRST_LINE = 1.0
 NAMED_DESTINATIONS = 5
 
 
-def say_failing(failing: Sequence[str], waiting: int, dropped: int) -> None:
-    """Name the destinations that take no spans now, and what waits for them."""
-    lost = f"; {dropped} of theirs were let go so far" if dropped else ""
-    log.warning("spans are not reaching %s. %d wait%s", _named(failing), waiting, lost)
+class Reporter:
+    """Looks at the destinations soon after one has failed, and every minute for as long as something does."""
+
+    def __init__(self, lanes: Callable[[], Sequence[Lane]]) -> None:
+        self._lanes = lanes
+        self._timer: asyncio.TimerHandle | None = None
+        self._said_failing = False
+        self._said_rejected = 0
+
+    def look_soon(self) -> None:
+        """Something has failed. On the delivery's loop."""
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(SECONDS_TO_THE_FIRST_LINE, self._look)
+
+    def _look(self) -> None:
+        self._timer = None
+        lanes = self._lanes()
+        failing = [lane for lane in lanes if lane.failing]
+        if failing:
+            _say_failing(failing)
+        elif self._said_failing:
+            log.info("spans reach every destination again")
+        rejecting = [lane for lane in lanes if lane.rejected]
+        rejected = sum(lane.rejected for lane in rejecting)
+        newly_rejected = rejected - self._said_rejected
+        if newly_rejected > 0:
+            log.warning("%d spans were rejected for good by %s", newly_rejected, _first_of(_names(rejecting)))
+        self._said_rejected = rejected
+        self._said_failing = bool(failing)
+        if failing or newly_rejected > 0:
+            self._timer = asyncio.get_running_loop().call_later(SECONDS_BETWEEN_LINES, self._look)
 
 
-def say_rejected(rejecting: Sequence[str], rejected: int) -> None:
-    """Name the destinations that refuse spans for good."""
-    log.warning("%d spans were rejected for good by %s", rejected, _named(rejecting))
-
-
-def say_recovered() -> None:
-    """Nothing is failing any more."""
-    log.info("spans reach every destination again")
-
-
-def say_undelivered(lost: Sequence[tuple[str, int]], seconds: float) -> None:
+def say_undelivered(lost: Mapping[Lane, int], seconds: float) -> None:
     """What was not delivered when the proxy stopped, per destination."""
-    named = lost[:NAMED_DESTINATIONS]
-    for name, spans in named:
+    amounts = list(zip(_names(lost), lost.values(), strict=True))
+    for name, spans in amounts[:NAMED_DESTINATIONS]:
         # Rounded: what came before the flush has taken its milliseconds of the deadline that the operator set.
         log.warning("%d spans for %s were not delivered within %g s of shutdown", spans, name, round(seconds, 1))
-    rest = lost[NAMED_DESTINATIONS:]
+    rest = amounts[NAMED_DESTINATIONS:]
     if rest:
         log.warning("nor were %d spans for %d other destinations", sum(spans for _, spans in rest), len(rest))
 
 
-def _named(names: Sequence[str]) -> str:
+def _say_failing(failing: Sequence[Lane]) -> None:
+    waiting = sum(len(lane.parcels) + lane.in_flight for lane in failing)
+    dropped = sum(sum(lane.dropped.values()) for lane in failing)
+    lost = f"; {dropped} of theirs were let go so far" if dropped else ""
+    log.warning("spans are not reaching %s. %d wait%s", _first_of(_names(failing)), waiting, lost)
+
+
+def _names(lanes: Iterable[Lane]) -> list[str]:
+    return [f"{lane.destination.name} ({lane.problem})" if lane.problem else lane.destination.name for lane in lanes]
+
+
+def _first_of(names: Sequence[str]) -> str:
     more = len(names) - NAMED_DESTINATIONS
     return ", ".join(names[:NAMED_DESTINATIONS]) + (f" and {more} more" if more > 0 else "")

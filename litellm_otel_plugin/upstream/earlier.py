@@ -70,22 +70,18 @@ def retire_earlier_loggers(callback_names: Collection[str], is_fed: Callable[[An
 
 def report_unbuilt_presets(is_news: Callable[[str], bool], unbuilt: Callable[[str, Exception | None], None]) -> None:
     """Tell of each preset that LiteLLM passes over because it cannot be built, and what stood in the way."""
-    original, build = take(seams.CONSTRUCT), take(seams.FACTORY)
     take(seams.PRESETS)
+    ways = {seam: take(seam) for seam in (seams.CONSTRUCT, seams.FACTORY)}
 
-    @functools.wraps(original)
-    def construct(callback_name: str, *args: Any, **kwargs: Any) -> Any:
-        logger = original(callback_name, *args, **kwargs)
-        if logger is None:
-            tell(callback_name)
-        return logger
+    def telling(build: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(build)
+        def build_or_tell(logging_integration: str, *args: Any, **kwargs: Any) -> Any:
+            logger = build(logging_integration, *args, **kwargs)
+            if logger is None:
+                tell(logging_integration)
+            return logger
 
-    @functools.wraps(build)
-    def init_custom_logger(logging_integration: str, *args: Any, **kwargs: Any) -> Any:
-        logger = build(logging_integration, *args, **kwargs)
-        if logger is None:
-            tell(logging_integration)
-        return logger
+        return build_or_tell
 
     def tell(callback_name: str) -> None:
         with contained("telling of a preset that cannot be built"):
@@ -93,8 +89,8 @@ def report_unbuilt_presets(is_news: Callable[[str], bool], unbuilt: Callable[[st
             if callback_name in presets and is_news(callback_name):
                 unbuilt(callback_name, _failure(presets[callback_name]))
 
-    put(seams.CONSTRUCT, construct)
-    put(seams.FACTORY, init_custom_logger)
+    for seam, build in ways.items():
+        put(seam, telling(build))
 
 
 def _failure(preset: Callable[[], Any]) -> Exception | None:

@@ -10,6 +10,7 @@ import anthropic
 import openai
 import pytest
 
+from tests.support import folded
 from tests.support.config import PLUGIN
 from tests.support.gateway import running
 from tests.support.phoenix import Phoenix
@@ -128,9 +129,7 @@ def _exchanged(phoenix: Phoenix, capture: str) -> dict[str, Exchange]:
     with OtlpReceiver() as langfuse:
         environment = {
             "PHOENIX_COLLECTOR_HTTP_ENDPOINT": phoenix.traces_endpoint,
-            "LANGFUSE_PUBLIC_KEY": "pk-lf-operator",
-            "LANGFUSE_SECRET_KEY": "sk-lf-operator",
-            "LANGFUSE_OTEL_HOST": langfuse.url,
+            **folded.langfuse(langfuse),
             "OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": capture,
         }
         with running(PLUGIN, "otel", "arize_phoenix", "langfuse_otel", environment=environment) as gateway:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
+from tests.support import folded
 from tests.support.config import provider_environment
 from tests.support.proxy import REPOSITORY, SECONDS_TO_START, Proxy, trace_id_of
 from tests.support.receiver import OtlpReceiver
@@ -34,10 +35,8 @@ def test_a_config_starts_and_traces(provider: MockProvider, file: Path) -> None:
         environment = {
             **provider_environment(provider.url),
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
-            "LANGFUSE_PUBLIC_KEY": "pk-lf-test",
-            "LANGFUSE_SECRET_KEY": "sk-lf-test",
-            "LANGFUSE_OTEL_HOST": collector.url,
-            "PHOENIX_COLLECTOR_HTTP_ENDPOINT": f"{collector.url}/v1/traces",
+            **folded.langfuse(collector),
+            **folded.phoenix(collector),
         }
         with Proxy(document, environment) as proxy:
             response = proxy.chat(model=document["model_list"][0]["model_name"])

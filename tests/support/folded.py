@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
-from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
 from tests.support.proxy import trace_id_of
 from tests.support.receiver import OtlpReceiver, ReceivedSpan, _decompressed, value_of
-from tests.support.server import ServerThread
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -227,12 +225,9 @@ class CollectorOfAllSignals(OtlpReceiver):
     def __init__(self) -> None:
         super().__init__()
         self._logs: list[ExportLogsServiceRequest] = []
-        routes = [
-            Route("/v1/traces", self._traces, methods=["POST"]),
-            Route("/v1/metrics", self._metrics, methods=["POST"]),
-            Route("/v1/logs", self._take_logs, methods=["POST"]),
-        ]
-        self.server = ServerThread(Starlette(routes=routes))
+
+    def _routes(self) -> list[Route]:
+        return [*super()._routes(), Route("/v1/logs", self._take_logs, methods=["POST"])]
 
     @property
     def records(self) -> list[tuple[str, str, dict[str, Any]]]:

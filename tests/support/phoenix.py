@@ -17,7 +17,7 @@ import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.proxy import REPOSITORY
-from tests.support.server import free_port
+from tests.support.server import free_port, wait_until_healthy
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -180,17 +180,7 @@ class Phoenix:
         return shown
 
     def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + SECONDS_TO_START
-        while time.monotonic() < deadline:
-            if self._process.poll() is not None:
-                raise AssertionError(f"Phoenix ended with {self._process.returncode}:\n{self.log}")
-            try:
-                if self._client.get("/healthz").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.2)
-        raise AssertionError(f"Phoenix did not start in {SECONDS_TO_START} s:\n{self.log}")
+        wait_until_healthy(self._process, self._client, "/healthz", lambda: self.log, seconds=SECONDS_TO_START)
 
 
 def _span(node: dict[str, Any]) -> ShownSpan:

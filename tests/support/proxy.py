@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.support.server import free_port
+from tests.support.server import free_port, wait_until_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -87,17 +86,7 @@ class Proxy:
         return self._log_file.read_text(errors="replace")
 
     def wait_until_ready(self) -> None:
-        deadline = time.monotonic() + SECONDS_TO_START
-        while time.monotonic() < deadline:
-            if self.process.poll() is not None:
-                raise AssertionError(f"the proxy ended with {self.process.returncode}:\n{self.log}")
-            try:
-                if self.client.get("/health/liveliness").status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
-        raise AssertionError(f"the proxy did not start in {SECONDS_TO_START} s:\n{self.log}")
+        wait_until_healthy(self.process, self.client, "/health/liveliness", lambda: self.log, seconds=SECONDS_TO_START)
 
     def chat(self, content: str = "hi", *, model: str = "mock", **more: Any) -> httpx.Response:
         body = {"model": model, "messages": [{"role": "user", "content": content}], **more}

@@ -83,12 +83,14 @@ class OtlpReceiver:
         self._spans: list[ReceivedSpan] = []
         self._lock = threading.Lock()
         self._released = threading.Event()
-        routes = [
+        self.server = ServerThread(Starlette(routes=self._routes()))
+
+    def _routes(self) -> list[Route]:
+        return [
             Route("/v1/traces", self._traces, methods=["POST"]),
             Route("/{prefix:path}/v1/traces", self._traces, methods=["POST"]),
             Route("/v1/metrics", self._metrics, methods=["POST"]),
         ]
-        self.server = ServerThread(Starlette(routes=routes))
 
     @property
     def url(self) -> str:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+import httpx
 import uvicorn
 
 if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+
     from starlette.applications import Starlette
 
 SECONDS_TO_START = 10.0
@@ -51,3 +56,18 @@ class ServerThread:
         self._server.should_exit = True
         self._server.force_exit = True
         self._thread.join(SECONDS_TO_START)
+
+
+def wait_until_healthy(
+    process: subprocess.Popen[bytes], client: httpx.Client, path: str, log: Callable[[], str], *, seconds: float
+) -> None:
+    """Wait for a server in a process of its own to answer."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise AssertionError(f"the server ended with {process.returncode}:\n{log()}")
+        with suppress(httpx.TransportError):
+            if client.get(path).status_code == httpx.codes.OK:
+                return
+        time.sleep(0.1)
+    raise AssertionError(f"the server did not start in {seconds} s:\n{log()}")
