@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from litellm.integrations.custom_logger import CustomLogger
@@ -12,16 +13,25 @@ from litellm_otel_plugin.request.record import current_record
 from litellm_otel_plugin.request.server_span import learn_route
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from datetime import datetime
 
     from litellm_otel_plugin.delivery import Delivery, DeliveryStats
+    from litellm_otel_plugin.request.attempts import Stopwatch
+    from litellm_otel_plugin.request.open_calls import OpenCalls
+    from litellm_otel_plugin.upstream.attempts import AttemptSpans
 
 
 class OtelPlugin(CustomLogger):
     """What ``config.yaml`` names. Returns nothing from any hook, so LiteLLM keeps every request as it is."""
 
     delivery: Delivery | None = None
+    spans: AttemptSpans | None = None
+
+    @property
+    def open_calls(self) -> OpenCalls | None:
+        """The calls whose end LiteLLM has not told yet; ``None`` where attempts are not told apart."""
+        return self.spans.calls if self.spans is not None else None
 
     def stats(self) -> DeliveryStats | None:
         """What became of every span, per destination: ``litellm_otel_plugin.plugin.stats()``.
@@ -48,12 +58,41 @@ class OtelPlugin(CustomLogger):
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: Mapping[str, Any]) -> None:
         """A provider is about to be called, once per attempt."""
-        del model, messages
         with contained("noting a hand-off"):
+            if upstream.reached_no_provider(kwargs):
+                return
             record = current_record()
-            if record is not None and not upstream.reached_no_provider(kwargs):
-                record.handoffs.attempt(kwargs, kwargs.get(upstream.CALL_ID_KEY))
+            if self.spans is not None:
+                self.spans.begin(record, model, messages, kwargs)
+            elif record is not None:
+                record.begin_attempt(kwargs, kwargs.get(upstream.CALL_ID_KEY))
+            if record is not None:
                 learn_route(record)
+
+    async def async_post_call_success_deployment_hook(
+        self, request_data: Mapping[str, Any], response: Any, call_type: Any
+    ) -> None:
+        """A provider has answered in whole. LiteLLM tells its loggers later."""
+        del response, call_type
+        with contained("noting an answer"):
+            own = upstream.own_call(request_data)
+            if own is not None and self.spans is not None:
+                self.spans.answered(own, request_data)
+
+    async def async_post_call_failure_deployment_hook(
+        self,
+        request_data: Mapping[str, Any],
+        original_exception: Exception,
+        call_type: Any,
+        *,
+        fallback_depth: int | None = None,
+    ) -> None:
+        """An attempt has failed; more may follow."""
+        del call_type, fallback_depth
+        with contained("noting a failed attempt"):
+            own = upstream.own_call(request_data)
+            if own is not None and self.spans is not None:
+                self.spans.failed(own, request_data, original_exception)
 
     async def async_log_failure_event(
         self,
@@ -86,16 +125,28 @@ class OtelPlugin(CustomLogger):
                 learn_route(record)
 
 
-def request_sent_unannounced(method: str) -> None:
-    """A provider's client is about to send a request, on a door where LiteLLM announces none."""
+@contextmanager
+def request_sent_unannounced(method: str) -> Iterator[None]:
+    """A provider's client sends a request, on a door where LiteLLM announces none."""
+    sending = None
     with contained("noting a request to a provider"):
-        record = current_record()
-        if record is None:
-            return
-        learn_route(record)
-        if record.route is not None and record.route.startswith(upstream.UNANNOUNCED_DOORS):
-            # A run is started with a POST and polled with GETs: only the first is an attempt.
-            record.handoffs.sent_unannounced(is_attempt=method.upper() == record.scope.get("method"))
+        sending = _sent_unannounced(method)
+    try:
+        yield
+    finally:
+        if sending is not None:
+            sending.stop()
+
+
+def _sent_unannounced(method: str) -> Stopwatch | None:
+    record = current_record()
+    if record is None:
+        return None
+    learn_route(record)
+    if record.route is None or not record.route.startswith(upstream.UNANNOUNCED_DOORS):
+        return None
+    # A run is started with a POST and polled with GETs: only the first is an attempt.
+    return record.handoffs.sent_unannounced(is_attempt=method.upper() == record.scope.get("method"))
 
 
 def request_authenticated() -> None:

@@ -265,6 +265,30 @@ FACTORY = Seam(
     lost="the report of presets that cannot be built, Phoenix in one tree where only `otel` is listed, and `otel` told "
     "apart from the presets beside it",
 )
+OPEN_CALL = Seam(
+    LOGGER_MODULE,
+    "_LLMCallSpan",
+    purpose="holds the span of a call that is under way",
+    lost="a span for each attempt: of several, LiteLLM shows one",
+)
+PAYLOAD = Seam(
+    LOGGING_MODULE,
+    "get_standard_logging_object_payload",
+    purpose="says of a call what LiteLLM's loggers are told",
+    lost="a span for each attempt: of several, LiteLLM shows one",
+)
+HTTP_CLIENT = Seam(
+    "httpx",
+    "AsyncClient",
+    purpose="sends the requests to providers",
+    lost="`traceparent` on requests to providers",
+)
+SYNC_HTTP_CLIENT = Seam(
+    "httpx",
+    "Client",
+    purpose="sends the requests to providers that are called in a thread",
+    lost="`traceparent` on requests to providers",
+)
 SEAMS = (
     PUBLISH,
     STARTUP_LOGGING,
@@ -302,6 +326,10 @@ SEAMS = (
     PRESETS,
     AUTO_PHOENIX,
     FACTORY,
+    OPEN_CALL,
+    PAYLOAD,
+    HTTP_CLIENT,
+    SYNC_HTTP_CLIENT,
 )
 
 

@@ -94,6 +94,15 @@ class Settings(_Switch):
         default="stable",
         description="`dup` keeps the legacy `http.*` attributes beside the stable ones.",
     )
+    server_timing: bool = Field(
+        default=False,
+        description="A `Server-Timing` header on every response: preprocessing, provider and overhead, in "
+        "milliseconds, as far as they are known when the headers go.",
+    )
+    propagate: bool = Field(
+        default=False,
+        description="Requests to providers carry a `traceparent` whose parent is the attempt's span; a caller's never.",
+    )
     fold: bool = Field(
         default=True,
         description="`false` leaves several backends as LiteLLM has them: one logger and one provider each, and whole "

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from litellm_otel_plugin.delivery import Delivery
+    from litellm_otel_plugin.request.open_calls import OpenCalls
 
 log = logging.getLogger("litellm_otel_plugin")
 
@@ -35,16 +36,21 @@ MILLISECONDS_PER_SECOND = 1_000
 SECONDS_TO_COUNT = 1.0
 
 
-async def flush_everything(deadline_seconds: float, delivery: Delivery | None = None) -> None:
+async def flush_everything(
+    deadline_seconds: float, delivery: Delivery | None = None, open_calls: OpenCalls | None = None
+) -> None:
     """Deliver what is queued, for at most ``deadline_seconds``, and say so where that was not enough."""
     with contained("flushing at shutdown"):
-        await _flush(deadline_seconds, delivery)
+        await _flush(deadline_seconds, delivery, open_calls)
 
 
-async def _flush(deadline_seconds: float, delivery: Delivery | None) -> None:
+async def _flush(deadline_seconds: float, delivery: Delivery | None, open_calls: OpenCalls | None) -> None:
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + deadline_seconds
     await _drain_callbacks(deadline_seconds * SHARE_OF_CALLBACKS)
+    if open_calls is not None:
+        with contained("ending calls that nobody told the end of"):
+            open_calls.finish_everything()
     with contained("settling what is held back for tenants"):
         upstream.settle_tenant_trees()
     flushes = [_FlushThread(name, provider, max(0.0, ends_at - loop.time())) for name, provider in _providers()]

@@ -34,6 +34,7 @@ from litellm_otel_plugin.request.record import record_of_context
 from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
 from litellm_otel_plugin.shutdown import flush_everything
+from litellm_otel_plugin.upstream.attempts import AttemptSpans
 from litellm_otel_plugin.upstream.folding import Folding
 
 if TYPE_CHECKING:
@@ -141,9 +142,12 @@ def _arrange(installation: Installation) -> None:
         lambda: upstream.wrap_authenticated(request_authenticated),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
         lambda: upstream.wrap_shutdown(
-            lambda: flush_everything(installation.settings.shutdown_seconds, installation.plugin.delivery)
+            lambda: flush_everything(
+                installation.settings.shutdown_seconds, installation.plugin.delivery, installation.plugin.open_calls
+            )
         ),
         *(_deliver_by_ourselves(installation) if installation.settings.delivery == "shared" else ()),
+        *((upstream.propagate_to_providers,) if installation.settings.propagate else ()),
         *(_fold(installation) if installation.settings.fold else ()),
     )
     for arrangement in arrangements:
@@ -207,7 +211,17 @@ def _choose_logger(installation: Installation) -> Any:
         return None
     with contained("choosing the provider to publish"):
         _settle_provider(installation, logger)
+    if installation.folding is not None:
+        with contained("telling attempts apart"), _switching_off(installation):
+            _tell_attempts_apart(installation.plugin, logger)
     return logger
+
+
+def _tell_attempts_apart(plugin: OtelPlugin, logger: Any) -> None:
+    if plugin.spans is None:
+        plugin.spans = AttemptSpans(logger)
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=plugin.spans.calls.begin_anew)
 
 
 def _not_published(installation: Installation, error: Exception) -> None:
@@ -316,6 +330,7 @@ def _mount(installation: Installation, provider: TracerProvider) -> None:
             tracer_provider=provider,
             legacy_names=installation.settings.http_semconv == "dup" or "http/dup" in opt_in,
             excluded_paths=excluded_paths,
+            server_timing=installation.settings.server_timing,
         )
         installation.off.update(mounted.off)
 

@@ -11,9 +11,13 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from litellm_otel_plugin.request.attempts import Call, Stopwatch
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
+
+    from litellm_otel_plugin.request.attempts import Attempt
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 MILLISECONDS_PER_SECOND = 1_000
@@ -38,14 +42,6 @@ class OwnCall(Protocol):
 
 
 @dataclass(slots=True)
-class _Call:
-    details: Mapping[str, Any]
-    call_id: object
-    first_ns: int
-    attempts: int = 0
-
-
-@dataclass(slots=True)
 class Handoffs:
     """The hand-offs of one request."""
 
@@ -55,33 +51,45 @@ class Handoffs:
     # On some doors LiteLLM makes the request's call anew, with an object and an id that the door does not know.
     remade: bool = False
     last_attempt_at: float = 0.0
-    _calls: dict[int, _Call] = field(default_factory=dict)
+    _calls: dict[int, Call] = field(default_factory=dict)
     _sent_ns: int | None = None
     _sends: int = 0
+    _sending: Stopwatch = field(default_factory=Stopwatch)
 
-    def attempt(self, details: Mapping[str, Any], call_id: object) -> None:
+    def begin(self, details: Mapping[str, Any], call_id: object, route: object = None) -> Attempt:
         """LiteLLM is about to hand a call to a provider."""
         call = self._calls.get(id(details))  # the entry holds the details, so no other object can get their id
         if call is None:
-            if len(self._calls) >= MOST_CALLS:
-                return
-            call = self._calls[id(details)] = _Call(details, call_id, time.perf_counter_ns())
-        call.attempts += 1
+            call = Call(details, call_id)
+            if len(self._calls) < MOST_CALLS:
+                self._calls[id(details)] = call
         self.last_attempt_at = time.time()
+        return call.begin(route)
 
-    def sent_unannounced(self, *, is_attempt: bool) -> None:
-        """A provider's client sends something that LiteLLM did not announce as a call."""
+    def call_of(self, details: Mapping[str, Any]) -> Call | None:
+        """The call with these details, where one was handed to a provider."""
+        return self._calls.get(id(details))
+
+    @property
+    def calls(self) -> list[Call]:
+        """All calls of the request, its own and those of its guardrails."""
+        return list(self._calls.values())
+
+    def sent_unannounced(self, *, is_attempt: bool) -> Stopwatch | None:
+        """A provider's client sends something that LiteLLM did not announce as a call; to be stopped at its answer."""
         if self._calls:
-            return  # a call of a guardrail's, announced before it was sent
+            return None  # a call of a guardrail's, announced before it was sent
         self._sends += is_attempt
         if self._sent_ns is None:
             self._sent_ns = time.perf_counter_ns()
+        self._sending.start()
+        return self._sending
 
     def attempts(self, answered_call_id: str | None) -> int:
         """How often the request's own call was handed to a provider."""
         calls = self._own_calls(answered_call_id)
         if calls:
-            return sum(call.attempts for call in calls)
+            return sum(call.made for call in calls)
         if self._sends:
             return self._sends
         return 0 if self._noted_by_litellm() is None else 1
@@ -94,6 +102,23 @@ class Handoffs:
             return (first_ns - self.received_ns) / NANOSECONDS_PER_MILLISECOND
         return self._noted_by_litellm()
 
+    def provider_ms(self, answered_call_id: str | None) -> float | None:
+        """Milliseconds that a provider was busy with the request's own call; ``None`` where none was reached."""
+        calls = self._own_calls(answered_call_id)
+        if not calls:
+            return self._sending.elapsed_ns() / NANOSECONDS_PER_MILLISECOND if self._sends else None
+        return sum(call.provider.elapsed_ns() for call in calls) / NANOSECONDS_PER_MILLISECOND
+
+    def elapsed_ms(self) -> float:
+        """Milliseconds since the request was received."""
+        return (time.perf_counter_ns() - self.received_ns) / NANOSECONDS_PER_MILLISECOND
+
+    def answered(self, answered_call_id: str | None) -> None:
+        """The request's own call has been answered in whole."""
+        for call in self._own_calls(answered_call_id):
+            for attempt in call.open:
+                attempt.end()
+
     def are_of(self, details: object) -> bool:
         """Whether a call that LiteLLM tells its loggers of is one that was noted here as the request's own."""
         return any(call.details is details for call in self._own_calls(None))
@@ -103,7 +128,7 @@ class Handoffs:
         self._calls.clear()
         self.own = None
 
-    def _own_calls(self, answered_call_id: str | None) -> list[_Call]:
+    def _own_calls(self, answered_call_id: str | None) -> list[Call]:
         if self.remade:
             return list(self._calls.values())
         own = self.own

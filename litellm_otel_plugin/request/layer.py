@@ -17,6 +17,7 @@ from litellm_otel_plugin.request.server_span import (
     SERVER_ERROR_STATUS,
     WEBSOCKET_ACCEPTED,
     WEBSOCKET_REFUSED,
+    durations,
     stamp_outcome,
     stamp_response_start,
 )
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 CALL_ID_HEADER = b"x-litellm-call-id"
+LENGTH_HEADER = b"content-length"
+SERVER_TIMING_HEADER = b"server-timing"
 TRACE_RESPONSE_HEADER = b"traceresponse"
 WEBSOCKET_NORMAL_CLOSURE = 1000
 # Done, going away, and no code at all: how sessions end that nothing went wrong in.
@@ -46,8 +49,9 @@ class RequestLayer:
     ``app`` is public and named so: FastAPI finds contrib's middleware by walking that attribute through the chain.
     """
 
-    def __init__(self, app: Application) -> None:
+    def __init__(self, app: Application, *, server_timing: bool = False) -> None:
         self.app = app
+        self._server_timing = server_timing
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, websocket or lifespan."""
@@ -57,7 +61,7 @@ class RequestLayer:
         if record is None:
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(record, receive, send)
+        exchange = _Exchange(record, receive, send, server_timing=self._server_timing)
         returned = False
         try:
             await self.app(scope, exchange.receive, exchange.send)
@@ -72,12 +76,13 @@ class RequestLayer:
 class _Exchange:
     """One request's two channels, watched."""
 
-    __slots__ = ("_receive", "_record", "_send")
+    __slots__ = ("_receive", "_record", "_send", "_server_timing")
 
-    def __init__(self, record: RequestRecord, receive: Receive, send: Send) -> None:
+    def __init__(self, record: RequestRecord, receive: Receive, send: Send, *, server_timing: bool) -> None:
         self._record = record
         self._receive = receive
         self._send = send
+        self._server_timing = server_timing
 
     async def receive(self) -> Message:
         """Pass a message on to the application; notice a client that left."""
@@ -89,7 +94,10 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         """Pass a message on to the client; stamp what it tells."""
         with contained("stamping a response"):
+            starts = message["type"] == "http.response.start"
             message = _observe(self._record, message)
+            if starts and self._server_timing:
+                message = _with_server_timing(self._record, message)
         await self._send(message)
 
 
@@ -106,18 +114,10 @@ def _open(scope: Scope) -> RequestRecord | None:
 def _observe(record: RequestRecord, message: Message) -> Message:
     kind = message["type"]
     if kind in ("http.response.start", "websocket.http.response.start"):
-        record.response_started = True
-        record.response_started_at = time.time()
-        record.status = message["status"]
-        record.call_id = _header(message, CALL_ID_HEADER)
-        if record.status >= FIRST_ERROR_STATUS:
-            # An exception handler answers while its exception is being handled, and says what went wrong by that.
-            answered = sys.exc_info()[1]
-            if isinstance(answered, Exception):
-                record.failed_with(answered)
-        stamp_response_start(record)
-        return _with_trace_response(record, message)
+        return _started(record, message)
     if kind == "http.response.body":
+        if record.first_byte_ms is None and message.get("body") and not record.client_gone:
+            record.first_byte_ms = record.handoffs.elapsed_ms()
         if not message.get("more_body", False):
             record.response_complete = True
             stamp_outcome(record)
@@ -133,6 +133,22 @@ def _observe(record: RequestRecord, message: Message) -> Message:
             record.close_code = message["code"]
         record.response_complete = True
     return message
+
+
+def _started(record: RequestRecord, message: Message) -> Message:
+    record.response_started = True
+    record.response_started_at = time.time()
+    record.status = message["status"]
+    record.call_id = _header(message, CALL_ID_HEADER)
+    if record.status >= FIRST_ERROR_STATUS:
+        # An exception handler answers while its exception is being handled, and says what went wrong by that.
+        answered = sys.exc_info()[1]
+        if isinstance(answered, Exception):
+            record.failed_with(answered)
+    elif _header(message, LENGTH_HEADER) is not None:  # a stream has none: its provider goes on answering
+        record.handoffs.answered(record.call_id)
+    stamp_response_start(record)
+    return _with_trace_response(record, message)
 
 
 def _close(record: RequestRecord, passing: BaseException | None) -> None:
@@ -152,6 +168,13 @@ def _header(message: Message, name: bytes) -> str | None:
         if key.lower() == name:
             return str(value.decode("latin-1"))
     return None
+
+
+def _with_server_timing(record: RequestRecord, message: Message) -> Message:
+    """The message with the durations that are known when the headers go."""
+    entries = ", ".join(f"{name.split('.')[1]};dur={value:.3f}" for name, value in durations(record).items())
+    headers = [*(message.get("headers") or ()), (SERVER_TIMING_HEADER, entries.encode())]
+    return {**message, "headers": headers}
 
 
 def _with_trace_response(record: RequestRecord, message: Message) -> Message:

@@ -49,6 +49,7 @@ def mount(
     tracer_provider: TracerProvider,
     legacy_names: bool,
     excluded_paths: str,
+    server_timing: bool = False,
 ) -> Mounted:
     """Put contrib's middleware and our layer around ``application``; a second call changes nothing."""
     stack = getattr(application, "middleware_stack", None)
@@ -63,7 +64,7 @@ def mount(
         middleware = OpenTelemetryMiddleware(
             # Starlette's innermost net answers what even LiteLLM's exception handlers fail on. Without it the server
             # would, outside of the trace; with it, contrib has always had one in the same place.
-            RequestLayer(ServerErrorMiddleware(stack)),
+            RequestLayer(ServerErrorMiddleware(stack), server_timing=server_timing),
             excluded_urls=_excluded_urls(earlier, excluded_paths),
             # Not the global one: where another SDK claimed that, the SERVER span would leave its own trace.
             tracer_provider=tracer_provider,

@@ -6,14 +6,18 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.handoff import Handoffs
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping
+    from collections.abc import Mapping, MutableMapping
     from typing import Any
 
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Span
+
+    from litellm_otel_plugin.request.attempts import Attempt
+    from litellm_otel_plugin.request.open_calls import OpenCalls
 
 
 @dataclass(slots=True, eq=False)
@@ -43,6 +47,7 @@ class RequestRecord:
     status: int | None = None
     response_started: bool = False
     response_started_at: float = 0.0
+    first_byte_ms: float | None = None
     response_complete: bool = False
     client_gone: bool = False
     finished: bool = False
@@ -51,10 +56,26 @@ class RequestRecord:
     asked_callbacks: frozenset[str] | None = None
     early_spans: list[ReadableSpan] = field(default_factory=list)
 
+    # Where the calls wait that LiteLLM has not told the end of.
+    open_calls: OpenCalls | None = None
+
     def failed_with(self, exception: BaseException) -> None:
         """Keep what went wrong. The first failure is the cause, later ones are its consequences."""
         if self.exception is None and not self.finished:
             self.exception = exception
+
+    def begin_attempt(self, details: Mapping[str, Any], call_id: object, route: object = None) -> Attempt | None:
+        """A call is handed to a provider. LiteLLM says so of a realtime session with each of the client's messages."""
+        call = self.handoffs.call_of(details)
+        if self.scope["type"] == "websocket" and call is not None:
+            return None
+        return self.handoffs.begin(details, call_id, route)
+
+    def is_over(self) -> None:
+        """Nothing of it is to come but what LiteLLM tells of its calls afterwards."""
+        if self.open_calls is not None:
+            failure = CLIENT_DISCONNECTED if self.client_gone else self.exception
+            self.open_calls.request_is_over(self.handoffs.calls, failure)
 
     def forget(self) -> None:
         """Let go of what is not ours: a task that outlives the request holds its record, and would hold all of it."""

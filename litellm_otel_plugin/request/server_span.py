@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 CALL_ID = "litellm.call_id"
 ATTEMPTS = "litellm.attempts"
 PREPROCESSING_DURATION = "litellm.preprocessing.duration_ms"
+PROVIDER_DURATION = "litellm.provider.duration_ms"
+OVERHEAD_DURATION = "litellm.overhead.duration_ms"
+TIME_TO_FIRST_BYTE = "litellm.time_to_first_byte_ms"
 EXCEPTION_EVENT = "exception"
 # LiteLLM puts the status of a failure here, also where the response's own was a 200 by then.
 PROVIDER_ERROR_CODE = "litellm.provider.error.code"
@@ -84,6 +87,7 @@ def stamp_outcome(record: RequestRecord, *, exception_passes: bool = False) -> N
         _stamp(record)
         if not exception_passes:
             _record_exception(record)
+    record.is_over()
     record.forget()
 
 
@@ -93,14 +97,27 @@ def _stamp(record: RequestRecord) -> None:
     attempts = record.handoffs.attempts(record.call_id)
     # LiteLLM announces a realtime session's one call again with every message that the client sends.
     span.set_attribute(ATTEMPTS, min(attempts, 1) if record.scope["type"] == "websocket" else attempts)
-    preprocessing = record.handoffs.preprocessing_ms(record.call_id)
-    if preprocessing is not None:
-        span.set_attribute(PREPROCESSING_DURATION, preprocessing)
+    span.set_attributes(durations(record))
+    if record.first_byte_ms is not None:
+        span.set_attribute(TIME_TO_FIRST_BYTE, record.first_byte_ms)
     if record.status is not None:
         span.set_attribute(HTTP_RESPONSE_STATUS_CODE, record.status)
         if LEGACY_STATUS_CODE in _attributes(record):  # contrib counts every WebSocket as a 200
             span.set_attribute(LEGACY_STATUS_CODE, record.status)
     _stamp_error(record)
+
+
+def durations(record: RequestRecord) -> dict[str, float]:
+    """Where the time went until now, in milliseconds. What no provider was busy with is the proxy's own."""
+    handoffs = record.handoffs
+    elapsed = handoffs.elapsed_ms()
+    preprocessing, provider = handoffs.preprocessing_ms(record.call_id), handoffs.provider_ms(record.call_id)
+    known = {
+        PREPROCESSING_DURATION: preprocessing,
+        PROVIDER_DURATION: provider,
+        OVERHEAD_DURATION: elapsed - (provider or 0.0),
+    }
+    return {name: milliseconds for name, milliseconds in known.items() if milliseconds is not None}
 
 
 def _stamp_error(record: RequestRecord) -> None:

@@ -40,6 +40,7 @@ from litellm_otel_plugin.upstream.loggers import (
     register_hooks,
     v2_loggers,
 )
+from litellm_otel_plugin.upstream.propagation import propagate_to_providers
 from litellm_otel_plugin.upstream.start import (
     V2_SWITCH,
     application,
@@ -88,6 +89,7 @@ __all__ = [
     "module",
     "own_call",
     "plugin_settings",
+    "propagate_to_providers",
     "protocol_of",
     "proxy_is_running",
     "put",

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 CALL_ID_KEY = "litellm_call_id"
 
 
+NOTES_OF_AN_ATTEMPT = ("model", "custom_llm_provider", "optional_params", "additional_args")
+METADATA_KEYS = ("metadata", "litellm_metadata")
+ROUTE_KEYS = ("model_group", "attempted_fallbacks")
+
+
 NO_PROVIDER_KEY = "litellm_no_upstream_llm_call"
 
 
@@ -41,28 +46,100 @@ class OwnCall:
     """The call that LiteLLM makes for the request itself, by the object that belongs to it alone."""
 
     def __init__(self, logging_object: Any) -> None:
-        self._logging_object = logging_object
+        self.logging_object = logging_object
 
     @property
     def call_id(self) -> str | None:
         """Its id; a client can choose it."""
-        call_id = getattr(self._logging_object, "litellm_call_id", None)
+        call_id = getattr(self.logging_object, "litellm_call_id", None)
         return call_id if isinstance(call_id, str) else None
+
+    @property
+    def details(self) -> Mapping[str, Any]:
+        """What LiteLLM tells its hooks of it; the same object all along."""
+        details: Mapping[str, Any] = self.logging_object.model_call_details
+        return details
 
     def is_described_by(self, details: object) -> bool:
         """Whether these details, as LiteLLM hands them to its hooks, are this call's."""
-        return getattr(self._logging_object, "model_call_details", None) is details
+        return getattr(self.logging_object, "model_call_details", None) is details
 
     def first_handoff_at(self) -> float | None:
         """The instant of the first hand-off to a provider, in seconds since the epoch.
 
         Releases before 1.106 note one for a rejected call too, and a client's body can carry the same name.
         """
-        details = getattr(self._logging_object, "model_call_details", None)
+        details = getattr(self.logging_object, "model_call_details", None)
         if not isinstance(details, dict) or reached_no_provider(details):
             return None
         instant = details.get("first_api_call_start_time")
         return instant.timestamp() if isinstance(instant, datetime) else None
+
+
+def details_are_copied() -> bool:
+    """Whether LiteLLM copies a call's details for its loggers, without what the operator wants left out."""
+    import litellm  # noqa: PLC0415 - see the package's docstring
+
+    return bool(getattr(litellm, "standard_logging_payload_excluded_fields", None))
+
+
+def route_of(model_call_details: Mapping[str, Any]) -> tuple[object, ...]:
+    """Where LiteLLM had decided to send a call: a fallback changes one of the two, a retry neither."""
+    params = model_call_details.get("litellm_params") or {}
+    noted = [params.get(name) or {} for name in METADATA_KEYS]  # which of them depends on the door
+    return tuple(next((each[name] for each in noted if each.get(name)), None) for name in ROUTE_KEYS)
+
+
+def noted_at_handoff(details: Mapping[str, Any]) -> dict[str, Any]:
+    """What LiteLLM notes of one attempt and overwrites with the next, also while the first is under way."""
+    params = dict(details.get("litellm_params") or {})
+    for name in METADATA_KEYS:
+        if params.get(name):
+            params[name] = dict(params[name])
+    return {**{name: details.get(name) for name in NOTES_OF_AN_ATTEMPT}, "litellm_params": params}
+
+
+def noted_in_request(request_data: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:
+    """What an attempt's own arguments say, where another ran beside it and the notes may be that one's."""
+    import litellm  # noqa: PLC0415 - see the package's docstring
+
+    name, info = request_data.get("model"), request_data.get("model_info")
+    if not isinstance(name, str) or not isinstance(info, dict):
+        return {}
+    model, provider, *_ = litellm.get_llm_provider(model=name, api_base=request_data.get("api_base"))
+    params = {**noted["litellm_params"], "api_base": request_data.get("api_base"), "model_info": info}
+    for key in METADATA_KEYS:
+        if params.get(key):
+            params[key] = {**params[key], "deployment": name, "model_info": info, "model_group": _group_of(info)}
+    return {"model": model, "custom_llm_provider": provider, "litellm_params": params}
+
+
+def deployment_asked(noted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The arguments of an attempt that ended without showing them, by what was sent where; empty where that is unclear.
+
+    What is sent is noted in the same breath as the hand-off, so it is that attempt's own.
+    """
+    sent = noted.get("additional_args") or {}
+    body = sent.get("complete_input_dict")
+    model, address = body.get("model") if isinstance(body, dict) else None, str(sent.get("api_base") or "")
+    asked = [
+        each["litellm_params"] | {"model_info": each.get("model_info")}
+        for each in _deployments()
+        if each["litellm_params"]["model"].rpartition("/")[2] == model
+        and address.startswith(str(each["litellm_params"].get("api_base") or ""))
+    ]
+    return asked[0] if len(asked) == 1 else {}
+
+
+def _group_of(model_info: Mapping[str, Any]) -> str | None:
+    """The name that clients know a deployment by."""
+    known = {(each.get("model_info") or {}).get("id"): each["model_name"] for each in _deployments()}
+    return known.get(model_info.get("id"))
+
+
+def _deployments() -> list[Any]:
+    router = getattr(sys.modules.get(seams.PROXY_MODULE), "llm_router", None)
+    return list(getattr(router, "model_list", ()))
 
 
 def own_call(request_data: Mapping[str, Any]) -> OwnCall | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from litellm_otel_plugin import seams
@@ -117,17 +117,17 @@ def wrap_authenticated(notice: Callable[[], None]) -> None:
     put(seams.AUTHENTICATED, seed_request_identity)
 
 
-def wrap_provider_client(notice: Callable[[str], None]) -> None:
-    """Call ``notice`` with the method of each request that OpenAI's client is about to send."""
+def wrap_provider_client(sending: Callable[[str], AbstractContextManager[None]]) -> None:
+    """Enter ``sending`` with the method of each request that OpenAI's client sends, until it is answered."""
     client = take(seams.PROVIDER_CLIENT)
     original = getattr(client, "request", None)
     if original is None:
         raise SeamMissing(seams.PROVIDER_CLIENT)
 
     @functools.wraps(original)
-    def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
-        notice(str(getattr(options, "method", "")))
-        return original(self, cast_to, options, *args, **kwargs)
+    async def request(self: Any, cast_to: Any, options: Any, *args: Any, **kwargs: Any) -> Any:
+        with sending(str(getattr(options, "method", ""))):
+            return await original(self, cast_to, options, *args, **kwargs)
 
     client.request = request
 

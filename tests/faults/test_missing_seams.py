@@ -70,6 +70,7 @@ class Forked:
             "CONFIG_FILE_PATH": str(config_file),
             "OTEL_EXPORTER_OTLP_ENDPOINT": self.collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "100",
+            "LITELLM_OTEL_PLUGIN_PROPAGATE": "true",
         }
         order = {"seam": seam, "port": port, "environment": environment, "log": str(self._log_file)}
         assert zygote.stdin is not None

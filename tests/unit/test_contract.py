@@ -146,6 +146,10 @@ def test_what_folding_reaches_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _parameters(upstream.take(seams.CONSTRUCT))[0] == "callback_name"
     assert _parameters(upstream.take(seams.FACTORY))[0] == "logging_integration"
     assert {"arize", "arize_phoenix", "langfuse_otel", "langtrace"} <= set(upstream.take(seams.PRESETS))
+    told = {"kwargs", "init_response_obj", "start_time", "end_time", "logging_obj", "status", "original_exception"}
+    assert told <= set(_parameters(upstream.take(seams.PAYLOAD)))
+    assert {"span", "provider"} <= set(upstream.take(seams.OPEN_CALL).__slots__)
+    assert all(callable(upstream.take(seam).send) for seam in (seams.HTTP_CLIENT, seams.SYNC_HTTP_CLIENT))
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def _at(clock: list[int], milliseconds: int, handoffs: Handoffs, details: dict[str, Any]) -> None:
     clock[0] = milliseconds
-    handoffs.attempt(details, details.get("litellm_call_id"))
+    handoffs.begin(details, details.get("litellm_call_id"))
 
 
 def test_retries_and_their_backoff_do_not_count_as_preprocessing(clock: list[int]) -> None:
@@ -107,7 +107,7 @@ def test_a_session_that_makes_call_after_call_is_bounded(clock: list[int]) -> No
     handoffs = Handoffs(received_ns=0)
     kept = [{"litellm_call_id": str(n)} for n in range(MOST_CALLS * 10)]
     for details in kept:
-        handoffs.attempt(details, details["litellm_call_id"])
+        handoffs.begin(details, details["litellm_call_id"])
     assert len(handoffs._calls) == MOST_CALLS
     handoffs.forget()
     assert not handoffs._calls

@@ -37,10 +37,13 @@ async def _call_every_hook(plugin: OtelPlugin) -> list[Any]:
     plugin.log_pre_api_call("m", [], details)
     await plugin.async_log_failure_event(details, None, now, now)
     await plugin.async_post_call_failure_hook({}, ValueError(), None)
+    await plugin.async_post_call_failure_deployment_hook({"litellm_logging_obj": object()}, ValueError(), None)
+    await plugin.async_post_call_success_deployment_hook({"litellm_logging_obj": object()}, None, None)
     from litellm_otel_plugin import hooks  # noqa: PLC0415 - as above
 
     hooks.request_authenticated()
-    hooks.request_sent_unannounced("POST")
+    with hooks.request_sent_unannounced("POST"):
+        pass
     return [
         "noting a call",
         "noting a hand-off",
@@ -48,15 +51,18 @@ async def _call_every_hook(plugin: OtelPlugin) -> list[Any]:
         "noting a failure",
         "noting an authentication",
         "noting a request to a provider",
+        "noting a failed attempt",
+        "noting an answer",
     ]
 
 
 async def test_an_error_of_ours_in_any_hook_is_counted_and_ends_there(
     plugin: OtelPlugin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> None:
+    def broken(*_: object) -> None:
         raise ZeroDivisionError
 
+    monkeypatch.setattr("litellm_otel_plugin.upstream.own_call", broken)
     monkeypatch.setattr("litellm_otel_plugin.hooks.current_record", broken)
     monkeypatch.setattr(guard, "strict", False)
     guard.counts.clear()

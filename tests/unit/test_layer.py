@@ -487,7 +487,7 @@ async def test_two_hundred_requests_at_once_do_not_mix(memory: SpanMemory) -> No
             await together.wait()
         await asyncio.sleep((200 - number) / 10_000)
         record.failed_with(type(f"Error{number}", (Exception,), {})())
-        record.handoffs.attempt({}, f"call-{number}")
+        record.handoffs.begin({}, f"call-{number}")
         return JSONResponse({}, 400 + number % 50, headers={"x-litellm-call-id": f"call-{number}"})
 
     application = Mounted(app, memory)

@@ -31,6 +31,8 @@ def test_defaults() -> None:
         "enabled": True,
         "console": "auto",
         "http_semconv": "stable",
+        "server_timing": False,
+        "propagate": False,
         "fold": True,
         "delivery": "shared",
         "queue_bytes": 64 * 1024 * 1024,

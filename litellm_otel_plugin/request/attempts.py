@@ -1,0 +1,155 @@
+"""A call to a provider and its attempts: how many there were, why, and for how long a provider was busy with them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextvars import Context, ContextVar, copy_context
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+# Why there was one more attempt.
+RETRY, FALLBACK, PARALLEL = "retry", "fallback", "parallel"
+
+# How an attempt ended that raised nothing which we were told of.
+CANCELLED, SUPERSEDED = "cancelled", "superseded"
+
+
+# The attempt that this code was started by; what it starts in turn sees it too.
+current_attempt: ContextVar[Attempt | None] = ContextVar("litellm_otel_plugin_attempt", default=None)
+
+
+@dataclass(slots=True, eq=False)
+class Stopwatch:
+    """For how long at least one of several things that overlap was going on."""
+
+    _elapsed_ns: int = 0
+    _since_ns: int = 0
+    _going_on: int = 0
+
+    def start(self) -> None:
+        """One more begins."""
+        if self._going_on == 0:
+            self._since_ns = time.perf_counter_ns()
+        self._going_on += 1
+
+    def stop(self) -> None:
+        """One of them is over."""
+        self._going_on -= 1
+        if self._going_on == 0:
+            self._elapsed_ns += time.perf_counter_ns() - self._since_ns
+
+    def elapsed_ns(self) -> int:
+        """Until now."""
+        return self._elapsed_ns + (time.perf_counter_ns() - self._since_ns if self._going_on else 0)
+
+
+@dataclass(slots=True, eq=False)
+class Attempt:
+    """One hand-off of a call to a provider."""
+
+    call: Call
+    number: int
+    reason: str | None
+    task: asyncio.Task[Any] | None
+    # Where it was made: what ends its span later finds the request there.
+    context: Context = field(default_factory=copy_context)
+    ended_at: float | None = None
+    # What ended it: an exception, or a name where none was seen.
+    failure: BaseException | str | None = None
+    # What is known of this one alone, where the call's details are overwritten by the next.
+    noted: dict[str, Any] = field(default_factory=dict)
+    # What the span's maker holds open for it.
+    span: Any = None
+
+    def end(self, failure: BaseException | str | None = None, at: float | None = None) -> None:
+        """It is over; the first word on that counts."""
+        if self.ended_at is None:
+            self.ended_at = at or time.time()
+            self.failure = failure
+            self.call.provider.stop()
+
+    def runs_beside(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether it is made at the same time as one of that task's."""
+        return self.task is not None and self.task is not task and not self.task.done()
+
+    def task_is_done(self, task: asyncio.Task[Any]) -> None:
+        """The task that made it is. One that was cancelled took the attempt with it; a stream outlives its task."""
+        if task.cancelled():
+            self.end(CANCELLED)
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    """A call, told apart by the object that LiteLLM keeps its details in: no other call has the same one."""
+
+    details: Mapping[str, Any]
+    call_id: object
+    first_ns: int = 0
+    made: int = 0
+    provider: Stopwatch = field(default_factory=Stopwatch)
+    # Those whose span has not been made yet.
+    open: list[Attempt] = field(default_factory=list)
+    # Whether attempts of it ran side by side; LiteLLM's notes of one are then overwritten with the other's.
+    ran_beside: bool = False
+    # LiteLLM's own object of the call, where it was seen.
+    logging_object: Any = None
+    # When the request that it was made for was over, and what of it ended early.
+    request_over_at: float | None = None
+    request_failure: BaseException | str | None = None
+    _route: object = None
+
+    def begin(self, route: object) -> Attempt:
+        """It is handed to a provider; ``route`` is where LiteLLM had decided to send it."""
+        task = _current_task()
+        under_way = [each for each in self.open if each.ended_at is None]
+        beside = [
+            each for each in under_way if each.task is not None and each.task is not task and not each.task.done()
+        ]
+        self.ran_beside = self.ran_beside or bool(beside)
+        for each in under_way:
+            if each not in beside:
+                each.end(SUPERSEDED)
+        self.first_ns = self.first_ns or time.perf_counter_ns()
+        self.made += 1
+        attempt = Attempt(self, self.made, self._reason(route, beside=bool(beside)), task)
+        self._route = route
+        self.open.append(attempt)
+        current_attempt.set(attempt)
+        self.provider.start()
+        if task is not None:
+            task.add_done_callback(attempt.task_is_done)
+        return attempt
+
+    def under_way(self) -> Attempt | None:
+        """The attempt that the running task makes, else the first that is not over."""
+        task = _current_task()
+        waiting = [each for each in self.open if each.ended_at is None]
+        mine = [each for each in waiting if each.task is task]
+        return next(iter(mine or waiting), None)
+
+    def told_of(self, *, failed: bool) -> Attempt | None:
+        """Which attempt is meant by word that the call has failed or was answered."""
+        if failed:
+            ended = [each for each in self.open if each.failure is not None]
+            return next(iter(ended), None) or self.under_way()
+        answered = [each for each in self.open if each.failure is None]
+        mine = current_attempt.get()
+        return mine if mine in answered else next(reversed(answered), None)
+
+    def _reason(self, route: object, *, beside: bool) -> str | None:
+        if self.made == 1:
+            return None
+        if beside:
+            return PARALLEL
+        return RETRY if route == self._route else FALLBACK
+
+
+def _current_task() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # a thread without a loop
+        return None
