@@ -71,6 +71,8 @@ class Attempt:
             self.ended_at = at or time.time()
             self.failure = failure
             self.call.provider.stop()
+            if self.task is not None:  # one that lives for long, as a session's, would keep all that it made
+                self.task.remove_done_callback(self.task_is_done)
 
     def runs_beside(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it is made at the same time as one of that task's."""
@@ -106,15 +108,14 @@ class Call:
         """It is handed to a provider; ``route`` is where LiteLLM had decided to send it."""
         task = _current_task()
         under_way = [each for each in self.open if each.ended_at is None]
-        beside = [
-            each for each in under_way if each.task is not None and each.task is not task and not each.task.done()
-        ]
+        beside = [each for each in under_way if each.runs_beside(task)]
         self.ran_beside = self.ran_beside or bool(beside)
         for each in under_way:
             if each not in beside:
                 each.end(SUPERSEDED)
         self.first_ns = self.first_ns or time.perf_counter_ns()
         self.made += 1
+        current_attempt.set(None)  # in the next one's context this one would keep the one before it, and so on
         attempt = Attempt(self, self.made, self._reason(route, beside=bool(beside)), task)
         self._route = route
         self.open.append(attempt)

@@ -56,9 +56,12 @@ class Handoffs:
     _sends: int = 0
     _sending: Stopwatch = field(default_factory=Stopwatch)
 
-    def begin(self, details: Mapping[str, Any], call_id: object, route: object = None) -> Attempt:
-        """LiteLLM is about to hand a call to a provider."""
-        call = self._calls.get(id(details))  # the entry holds the details, so no other object can get their id
+    def begin(
+        self, details: Mapping[str, Any], call_id: object, route: object = None, known: Call | None = None
+    ) -> Attempt:
+        """LiteLLM is about to hand a call to a provider; ``known`` is the call where others keep it."""
+        # The entry holds the details, so no other object can get their id.
+        call = self._calls.get(id(details), known)
         if call is None:
             call = Call(details, call_id)
             if len(self._calls) < MOST_CALLS:

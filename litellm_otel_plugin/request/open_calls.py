@@ -51,11 +51,12 @@ class OpenCalls:
         self, record: RequestRecord | None, details: Mapping[str, Any], call_id: object, route: object
     ) -> Attempt | None:
         """A call is handed to a provider; ``None`` where it is one that is under way."""
+        known = self._calls.get(id(details))  # a request does not keep all that it makes
         if record is not None:
-            attempt = record.begin_attempt(details, call_id, route)
+            attempt = record.begin_attempt(details, call_id, route, known)
             record.open_calls = self
         else:
-            attempt = (self._calls.get(id(details)) or Call(details, call_id)).begin(route)
+            attempt = (known or Call(details, call_id)).begin(route)
         if attempt is not None:
             self._add(attempt.call)
         return attempt

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.trace import Span
 
-    from litellm_otel_plugin.request.attempts import Attempt
+    from litellm_otel_plugin.request.attempts import Attempt, Call
     from litellm_otel_plugin.request.open_calls import OpenCalls
 
 
@@ -64,12 +64,13 @@ class RequestRecord:
         if self.exception is None and not self.finished:
             self.exception = exception
 
-    def begin_attempt(self, details: Mapping[str, Any], call_id: object, route: object = None) -> Attempt | None:
+    def begin_attempt(
+        self, details: Mapping[str, Any], call_id: object, route: object = None, known: Call | None = None
+    ) -> Attempt | None:
         """A call is handed to a provider. LiteLLM says so of a realtime session with each of the client's messages."""
-        call = self.handoffs.call_of(details)
-        if self.scope["type"] == "websocket" and call is not None:
+        if self.scope["type"] == "websocket" and self.handoffs.call_of(details) is not None:
             return None
-        return self.handoffs.begin(details, call_id, route)
+        return self.handoffs.begin(details, call_id, route, known)
 
     def is_over(self) -> None:
         """Nothing of it is to come but what LiteLLM tells of its calls afterwards."""
