@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
 from collections import deque
 from dataclasses import dataclass, field
@@ -25,14 +26,28 @@ if TYPE_CHECKING:
 ANSWER = ("The", " answer", " is", " 42.")
 
 
+# A request that has one of these in its content is answered as that story says, whatever else is under way.
+STORY = re.compile(r"story-[0-9a-z]+")
+# An error event in the middle of a stream, as OpenAI and Anthropic send it.
+ERROR_EVENT = {"type": "error", "error": {"type": "overloaded_error", "message": "scripted in mid-stream", "code": 529}}
+
+
 @dataclass
 class Reply:
-    """How the provider answers one request. ``after_chunks`` ends a stream early, with an abrupt close."""
+    """How the provider answers one request.
+
+    ``after_chunks`` ends a stream early, with an abrupt close; ``error_after_chunks`` with an event that says so.
+    ``stalls_after_chunks`` sends no more for ``delay_of_stall``. ``tokens`` is the usage that it claims.
+    """
 
     status: int = 200
     delay: float = 0.0
     chunk_delay: float = 0.0
     after_chunks: int | None = None
+    error_after_chunks: int | None = None
+    stalls_after_chunks: int | None = None
+    delay_of_stall: float = 60.0
+    tokens: int = 4
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -44,11 +59,16 @@ class ProviderRequest:
 
 
 class MockProvider:
-    """Answers every path with what the real one would; ``replies`` are used up first come, first served."""
+    """Answers every path with what the real one would; ``replies`` are used up first come, first served.
+
+    ``stories`` are for requests at once: the content of each request names its story, and a story has its own replies,
+    by the model that is asked where several are asked side by side.
+    """
 
     def __init__(self) -> None:
         self.requests: list[ProviderRequest] = []
         self.replies: deque[Reply] = deque()
+        self.stories: dict[tuple[str, str | None], deque[Reply]] = {}
         self._lock = threading.Lock()
         routes = [
             WebSocketRoute("/v1/realtime", self._talk),
@@ -59,6 +79,24 @@ class MockProvider:
     @property
     def url(self) -> str:
         return self.server.url
+
+    def tell(self, story: str, *replies: Reply, model: str | None = None) -> str:
+        """Script what requests of a story are answered with, one after the other; returns its name."""
+        self.stories[story, model] = deque(replies)
+        return story
+
+    def requests_of(self, story: str) -> list[ProviderRequest]:
+        """What was asked in a story, in order."""
+        with self._lock:
+            return [each for each in self.requests if story in STORY.findall(json.dumps(each.body))]
+
+    def _reply_to(self, raw: str, body: Any) -> Reply:
+        story = STORY.search(raw)
+        if story is None:
+            return self.replies.popleft() if self.replies else Reply()
+        model = body.get("model") if isinstance(body, dict) else None
+        told = self.stories.get((story[0], model)) or self.stories.get((story[0], None))
+        return told.popleft() if told else Reply()
 
     def __enter__(self) -> Self:
         self.server.start()
@@ -83,7 +121,7 @@ class MockProvider:
         path = request.url.path
         with self._lock:
             self.requests.append(ProviderRequest(path, dict(request.headers), body))
-            reply = self.replies.popleft() if self.replies else Reply()
+            reply = self._reply_to(raw.decode("latin-1"), body)
         if reply.delay:
             await asyncio.sleep(reply.delay)
         if reply.status >= 400:
@@ -91,21 +129,26 @@ class MockProvider:
             return JSONResponse(error, reply.status, headers=reply.headers)
         streams = isinstance(body, dict) and bool(body.get("stream"))
         if streams:
-            chunks = _anthropic_stream() if path.endswith("/messages") else _openai_stream(path)
+            chunks = _anthropic_stream(reply) if path.endswith("/messages") else _openai_stream(path, reply)
             return StreamingResponse(_paced(chunks, reply), media_type="text/event-stream")
-        return JSONResponse(_document(path, request.method, body))
+        return JSONResponse(_document(path, request.method, body, reply.tokens))
 
 
 async def _paced(chunks: list[str], reply: Reply) -> AsyncIterator[str]:
     for count, chunk in enumerate(chunks):
         if reply.after_chunks is not None and count >= reply.after_chunks:
             raise ConnectionResetError("scripted")
+        if reply.error_after_chunks is not None and count >= reply.error_after_chunks:
+            yield f"event: error\ndata: {json.dumps(ERROR_EVENT)}\n\n"
+            return
+        if count == reply.stalls_after_chunks:
+            await asyncio.sleep(reply.delay_of_stall)
         if reply.chunk_delay:
             await asyncio.sleep(reply.chunk_delay)
         yield chunk
 
 
-def _document(path: str, method: str, body: Any) -> dict[str, Any]:
+def _document(path: str, method: str, body: Any, tokens: int = 4) -> dict[str, Any]:
     model = body.get("model", "mock") if isinstance(body, dict) else "mock"
     if path.endswith("/chat/completions"):
         message = {"role": "assistant", "content": "".join(ANSWER)}
@@ -115,7 +158,7 @@ def _document(path: str, method: str, body: Any) -> dict[str, Any]:
             "created": 1,
             "model": model,
             "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11},
+            "usage": {"prompt_tokens": 7, "completion_tokens": tokens, "total_tokens": 7 + tokens},
         }
     if path.endswith("/messages"):
         return {
@@ -126,7 +169,7 @@ def _document(path: str, method: str, body: Any) -> dict[str, Any]:
             "content": [{"type": "text", "text": "".join(ANSWER)}],
             "stop_reason": "end_turn",
             "stop_sequence": None,
-            "usage": {"input_tokens": 7, "output_tokens": 4},
+            "usage": {"input_tokens": 7, "output_tokens": tokens},
         }
     if path.endswith("/embeddings"):
         return {
@@ -136,11 +179,11 @@ def _document(path: str, method: str, body: Any) -> dict[str, Any]:
             "usage": {"prompt_tokens": 3, "total_tokens": 3},
         }
     if path.endswith("/responses"):
-        return _responses_document(model)
+        return _responses_document(model, tokens)
     return _assistants_document(path, method, body)
 
 
-def _responses_document(model: str) -> dict[str, Any]:
+def _responses_document(model: str, tokens: int) -> dict[str, Any]:
     content = [{"type": "output_text", "text": "".join(ANSWER), "annotations": []}]
     return {
         "id": "resp_mock",
@@ -154,7 +197,7 @@ def _responses_document(model: str) -> dict[str, Any]:
         "parallel_tool_calls": True,
         "tool_choice": "auto",
         "tools": [],
-        "usage": {"input_tokens": 7, "output_tokens": 4, "total_tokens": 11},
+        "usage": {"input_tokens": 7, "output_tokens": tokens, "total_tokens": 7 + tokens},
     }
 
 
@@ -200,9 +243,9 @@ def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
     return {"object": "list", "data": [], "echo": {"path": path, "method": method}}
 
 
-def _openai_stream(path: str) -> list[str]:
+def _openai_stream(path: str, reply: Reply) -> list[str]:
     if path.endswith("/responses"):
-        done = _responses_document("mock")
+        done = _responses_document("mock", reply.tokens)
         events: list[dict[str, Any]] = [
             {"type": "response.created", "response": {**done, "status": "in_progress", "output": []}},
             *(
@@ -233,7 +276,7 @@ def _openai_stream(path: str) -> list[str]:
     return [chunk({"role": "assistant", "content": ""}), *words, chunk({}, "stop"), "data: [DONE]\n\n"]
 
 
-def _anthropic_stream() -> list[str]:
+def _anthropic_stream(reply: Reply) -> list[str]:
     message = {**_document("/v1/messages", "POST", {}), "content": [], "stop_reason": None}
     events: list[dict[str, Any]] = [
         {"type": "message_start", "message": message},
@@ -246,7 +289,7 @@ def _anthropic_stream() -> list[str]:
         {
             "type": "message_delta",
             "delta": {"stop_reason": "end_turn", "stop_sequence": None},
-            "usage": {"output_tokens": 4},
+            "usage": {"output_tokens": reply.tokens},
         },
         {"type": "message_stop"},
     ]
