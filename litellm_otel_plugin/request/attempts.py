@@ -62,6 +62,8 @@ class Attempt:
     failure: BaseException | str | None = None
     # What is known of this one alone, where the call's details are overwritten by the next.
     noted: dict[str, Any] = field(default_factory=dict)
+    # Whether what is noted is its own also where another ran beside it.
+    told_apart: bool = False
     # What the span's maker holds open for it.
     span: Any = None
 

@@ -20,7 +20,6 @@ from opentelemetry.trace import Status, StatusCode
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.guard import contained
-from litellm_otel_plugin.request.attempts import CANCELLED
 from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.open_calls import OpenCalls
 from litellm_otel_plugin.request.record import record_of_context
@@ -103,7 +102,7 @@ class AttemptSpans:
         call = self.calls.of(own.details)
         attempt = call.under_way() if call is not None else None
         if call is not None and attempt is not None and call.ran_beside:
-            attempt.noted.update(noted_in_request(request_data, attempt.noted))
+            _tell_apart(attempt, request_data)
         return attempt
 
     def _told(self, kwargs: Mapping[str, Any], start_time: Any, end_time: Any) -> Any:
@@ -116,6 +115,7 @@ class AttemptSpans:
         if attempt is None:
             return None
         if call.ran_beside:
+            _tell_apart(attempt)
             answer = kwargs[PAYLOAD_KEY].get("response")
             kwargs = {**kwargs, PAYLOAD_KEY: _payload(attempt, {**kwargs, **attempt.noted}, end_time, answer)}
         try:
@@ -142,8 +142,8 @@ class AttemptSpans:
         attempt.context.run(self._close_where_made, attempt)
 
     def _close_where_made(self, attempt: Attempt) -> None:
-        if attempt.call.ran_beside and attempt.failure == CANCELLED:
-            attempt.noted.update(noted_in_request(deployment_asked(attempt.noted), attempt.noted))
+        if attempt.call.ran_beside:
+            _tell_apart(attempt)
         details = {**attempt.call.details, **attempt.noted}
         if self._is_not_to_be_told(details, attempt.call.logging_object):
             self._logger._release_carrier(attempt.span)  # noqa: SLF001
@@ -163,6 +163,15 @@ class AttemptSpans:
         return not logging_object.should_run_callback(
             callback=self._logger, litellm_params=params, event_hook="async_failure_handler"
         )
+
+
+def _tell_apart(attempt: Attempt, request_data: Mapping[str, Any] | None = None) -> None:
+    """Note where an attempt went that another ran beside: by its own arguments, else by what was sent where."""
+    if attempt.told_apart:
+        return
+    own = noted_in_request(deployment_asked(attempt.noted) if request_data is None else request_data, attempt.noted)
+    attempt.told_apart = bool(own)
+    attempt.noted.update(own)
 
 
 def _payload(attempt: Attempt, details: Mapping[str, Any], ended: Any, answer: object = None) -> Any:

@@ -128,6 +128,7 @@ def deployment_asked(noted: Mapping[str, Any]) -> Mapping[str, Any]:
         if each["litellm_params"]["model"].rpartition("/")[2] == model
         and address.startswith(str(each["litellm_params"].get("api_base") or ""))
     ]
+    asked = [each for each in asked if each.get("api_base")] or asked  # no address of its own fits every address
     return asked[0] if len(asked) == 1 else {}
 
 

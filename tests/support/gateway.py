@@ -62,14 +62,18 @@ def running(
     port: int | None = None,
     **more: Any,
 ) -> Iterator[Gateway]:
-    """A gateway with these callbacks (our line where none is given) until the block ends."""
+    """A gateway with these callbacks (our line where none is given) until the block ends.
+
+    A section of ``more`` that names the provider is a function of its address.
+    """
     with MockProvider() as provider, OtlpReceiver() as collector:
         environ = {
             **provider_environment(provider.url),
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             **(environment or {}),
         }
-        document = config(provider.url, *(callbacks or (PLUGIN,)), **more)
+        sections = {name: section(provider.url) if callable(section) else section for name, section in more.items()}
+        document = config(provider.url, *(callbacks or (PLUGIN,)), **sections)
         with Proxy(document, environ, flags=flags, program=program, port=port) as proxy:
             yield Gateway(proxy, provider, collector)
 
