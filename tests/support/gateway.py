@@ -60,6 +60,7 @@ def running(
     flags: Sequence[str] = (),
     program: Sequence[str] | None = None,
     port: int | None = None,
+    expects_contained: bool = False,
     **more: Any,
 ) -> Iterator[Gateway]:
     """A gateway with these callbacks (our line where none is given) until the block ends.
@@ -74,7 +75,9 @@ def running(
         }
         sections = {name: section(provider.url) if callable(section) else section for name, section in more.items()}
         document = config(provider.url, *(callbacks or (PLUGIN,)), **sections)
-        with Proxy(document, environ, flags=flags, program=program, port=port) as proxy:
+        with Proxy(
+            document, environ, flags=flags, program=program, port=port, expects_contained=expects_contained
+        ) as proxy:
             yield Gateway(proxy, provider, collector)
 
 

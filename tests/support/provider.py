@@ -56,6 +56,7 @@ class ProviderRequest:
     path: str
     headers: dict[str, str]
     body: Any
+    story: str | None
 
 
 class MockProvider:
@@ -88,14 +89,13 @@ class MockProvider:
     def requests_of(self, story: str) -> list[ProviderRequest]:
         """What was asked in a story, in order."""
         with self._lock:
-            return [each for each in self.requests if story in STORY.findall(json.dumps(each.body))]
+            return [each for each in self.requests if each.story == story]
 
-    def _reply_to(self, raw: str, body: Any) -> Reply:
-        story = STORY.search(raw)
-        if story is None:
+    def _reply_to(self, request: ProviderRequest) -> Reply:
+        if request.story is None:
             return self.replies.popleft() if self.replies else Reply()
-        model = body.get("model") if isinstance(body, dict) else None
-        told = self.stories.get((story[0], model)) or self.stories.get((story[0], None))
+        model = request.body.get("model") if isinstance(request.body, dict) else None
+        told = self.stories.get((request.story, model)) or self.stories.get((request.story, None))
         return told.popleft() if told else Reply()
 
     def __enter__(self) -> Self:
@@ -119,9 +119,11 @@ class MockProvider:
         except ValueError:
             body = raw.decode("latin-1")
         path = request.url.path
+        story = STORY.search(raw.decode("latin-1"))
+        asked = ProviderRequest(path, dict(request.headers), body, story and story[0])
         with self._lock:
-            self.requests.append(ProviderRequest(path, dict(request.headers), body))
-            reply = self._reply_to(raw.decode("latin-1"), body)
+            self.requests.append(asked)
+            reply = self._reply_to(asked)
         if reply.delay:
             await asyncio.sleep(reply.delay)
         if reply.status >= 400:

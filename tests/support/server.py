@@ -40,6 +40,7 @@ class ServerThread:
             log_level="error",
             lifespan="off",
             timeout_graceful_shutdown=1,
+            timeout_keep_alive=600,  # a connection closed as it is used again would be a failure that nobody scripted
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, daemon=True)
