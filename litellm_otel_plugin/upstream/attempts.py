@@ -151,8 +151,9 @@ class AttemptSpans:
             return
         ended = datetime.fromtimestamp(attempt.ended_at or 0.0)  # noqa: DTZ006 - LiteLLM's times are naive local ones
         payload = _payload(attempt, details, ended)
-        if payload is None:
+        if payload is None and attempt.span.span is not None:  # LiteLLM ends such a span as it is
             _name_failure(attempt.span.span, attempt.failure)
+            _stamp(attempt.span.span, attempt)
         self._close_with(attempt, {**details, PAYLOAD_KEY: payload}, None, ended)
 
     def _is_not_to_be_told(self, details: Mapping[str, Any], logging_object: Any) -> bool:
@@ -200,8 +201,8 @@ def _traceback() -> str | None:
     return traceback.format_exc() if sys.exc_info()[1] is not None else None
 
 
-def _name_failure(span: Span | None, failure: BaseException | str | None) -> None:
-    if span is not None and failure:
+def _name_failure(span: Span, failure: BaseException | str | None) -> None:
+    if failure:
         name = failure if isinstance(failure, str) else type(failure).__name__
         span.set_attribute(ERROR_TYPE, name)
         span.set_status(Status(StatusCode.ERROR, name))
