@@ -25,6 +25,9 @@ class SpanMemory:
     def spans(self) -> tuple[ReadableSpan, ...]:
         return self._exporter.get_finished_spans()
 
+    def forget(self) -> None:
+        self._exporter.clear()
+
     def only(self) -> ReadableSpan:
         (span,) = self.spans
         return span

@@ -1,0 +1,166 @@
+"""Attempts' spans by LiteLLM's real logger, where LiteLLM tells nothing, tells late, or shall tell nobody."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from opentelemetry.trace import SpanKind, StatusCode
+
+from litellm_otel_plugin.request import open_calls as open_calls_module
+from litellm_otel_plugin.request.record import RequestRecord, open_record
+from litellm_otel_plugin.upstream.attempts import AttemptSpans
+from tests.support.folding import ENDED, STARTED, Call
+from tests.support.spans import SpanMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # LiteLLM's import warns of its own affairs
+BOUND = 20
+
+
+class ProviderBusyError(Exception):
+    """What ends an attempt."""
+
+
+@dataclass
+class Logger:
+    """LiteLLM's logger with our attempts, and the spans that it made."""
+
+    logger: Any
+    attempts: AttemptSpans
+    memory: SpanMemory
+
+    def begin(self, details: dict[str, Any], record: RequestRecord | None = None) -> None:
+        self.attempts.begin(record, details["model"], details["messages"], details)
+
+    def tell(self, details: dict[str, Any], call: Call) -> None:
+        """LiteLLM tells its loggers how a call ended: with the very object that it announced."""
+        details.update(call.closed())
+        self.logger._close_llm_call(details, STARTED, ENDED)
+
+    @property
+    def clients(self) -> list[ReadableSpan]:
+        return [span for span in self.memory.spans if span.kind is SpanKind.CLIENT]
+
+    def each(self, name: str) -> list[Any]:
+        return [(span.attributes or {}).get(name) for span in self.clients]
+
+
+@pytest.fixture
+def logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Logger]:
+    from litellm.integrations.otel.logger import OpenTelemetryV2  # noqa: PLC0415 - imports LiteLLM
+
+    monkeypatch.setattr(open_calls_module, "MOST_OPEN_CALLS", BOUND)
+    memory = SpanMemory()
+    logger = OpenTelemetryV2(tracer_provider=memory.provider)
+    with memory.provider.get_tracer("t").start_as_current_span("POST", kind=SpanKind.SERVER):
+        yield Logger(logger, AttemptSpans(logger), memory)
+
+
+def test_every_call_at_ten_times_the_bound_has_its_one_span(logger: Logger) -> None:
+    kept = [Call(call_id=f"call-{n}").details() for n in range(BOUND * 10)]
+    for details in kept:
+        logger.begin(details)
+    assert len(logger.clients) == BOUND * 9
+    logger.attempts.calls.finish_everything()
+    assert len(logger.clients) == BOUND * 10
+    assert logger.each("litellm.attempt") == [1] * BOUND * 10
+    assert len(logger.attempts.calls) == 0
+
+
+def test_a_call_that_is_told_of_after_it_was_evicted_has_no_second_span(logger: Logger) -> None:
+    evicted = Call(call_id="evicted")
+    details = evicted.details()
+    logger.begin(details)
+    kept = [Call(call_id=f"call-{n}").details() for n in range(BOUND)]
+    for each in kept:
+        logger.begin(each)
+    assert len(logger.clients) == 1
+    logger.tell(details, evicted)
+    assert len(logger.clients) == 1
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_calls_that_chose_the_same_id_each_have_their_span(logger: Logger, count: int) -> None:
+    calls = [Call(call_id="chosen", messages=n + 1) for n in range(count)]
+    told = [call.details() for call in calls]
+    for details in told:
+        logger.begin(details)
+    for details, call in reversed(list(zip(told, calls, strict=True))):
+        logger.tell(details, call)
+    assert len(logger.clients) == count
+    assert logger.each("litellm.attempt") == [1] * count
+    assert len(logger.attempts.calls) == 0
+
+
+def test_a_call_that_is_told_of_twice_has_one_span(logger: Logger) -> None:
+    call = Call()
+    details = call.details()
+    logger.begin(details)
+    logger.tell(details, call)
+    logger.tell(details, call)
+    assert len(logger.clients) == 1
+
+
+def test_what_a_caller_opted_out_of_is_discarded_and_not_kept(logger: Logger) -> None:
+    details = Call().details()
+    details["litellm_params"]["no-log"] = True
+    logger.begin(details)
+    assert len(logger.attempts.calls) == 1
+    logger.attempts.calls.finish_everything()
+    assert not logger.clients
+    assert len(logger.attempts.calls) == 0
+
+
+async def test_what_nobody_tells_of_ends_with_the_requests_failure(logger: Logger) -> None:
+    from opentelemetry import trace  # noqa: PLC0415 - the fixture's span is the current one by now
+
+    record = open_record({"type": "http"}, trace.get_current_span(), "POST")
+    details = Call().details()
+    details["has_logged_async_failure"] = True  # LiteLLM has told of an earlier attempt, and tells once
+    logger.begin(details, record)
+    record.failed_with(ProviderBusyError())
+    record.is_over()
+    (client,) = logger.clients
+    assert client.status.status_code is StatusCode.ERROR
+    assert (client.attributes or {})["error.type"] == "ProviderBusyError"
+    assert len(logger.attempts.calls) == 0
+
+
+@pytest.mark.slow
+async def test_failed_requests_leave_nothing_behind(logger: Logger, monkeypatch: pytest.MonkeyPatch) -> None:
+    from opentelemetry import trace  # noqa: PLC0415 - as above
+
+    def fail(count: int) -> int:
+        for n in range(count):
+            record = open_record({"type": "http"}, trace.get_current_span(), "POST")
+            call = Call(call_id=f"call-{n}", fails=bool(n % 2))
+            details = call.details()
+            details["has_logged_async_failure"] = not n % 2
+            logger.begin(details, record)
+            if n % 2:
+                logger.tell(details, call)
+            record.failed_with(ProviderBusyError())
+            record.is_over()
+            record.forget()
+            logger.memory.forget()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    fail(5_000)  # LiteLLM remembers the ids of as many calls as it holds against being told twice
+    tracemalloc.start()
+    try:
+        fail(5_000)
+        after_the_first = fail(500)
+        after_all = fail(5_000)
+    finally:
+        tracemalloc.stop()
+    assert len(logger.attempts.calls) == 0
+    assert after_all < 1.2 * after_the_first
