@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# What a CLIENT span says of its attempt, whatever words its backend speaks.
+ATTEMPT, ATTEMPT_REASON = "litellm.attempt", "litellm.attempt.reason"
+OF_AN_ATTEMPT = (ATTEMPT, ATTEMPT_REASON)
+
 # Why there was one more attempt.
 RETRY, FALLBACK, PARALLEL = "retry", "fallback", "parallel"
 

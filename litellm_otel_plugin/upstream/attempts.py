@@ -20,7 +20,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.guard import contained
-from litellm_otel_plugin.request.attempts import CANCELLED
+from litellm_otel_plugin.request.attempts import ATTEMPT, ATTEMPT_REASON, CANCELLED
 from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.open_calls import OpenCalls
 from litellm_otel_plugin.request.record import record_of_context
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from litellm_otel_plugin.request.attempts import Attempt, Call
     from litellm_otel_plugin.request.record import RequestRecord
 
-ATTEMPT, ATTEMPT_REASON = "litellm.attempt", "litellm.attempt.reason"
 FAILURES_ARE_TOLD_KEY = "has_logged_async_failure"
 PAYLOAD_KEY = "standard_logging_object"
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import Span, SpanProcessor, _Span
 
 from litellm_otel_plugin import seams
-from litellm_otel_plugin.backends.vocabularies import Vocabulary
+from litellm_otel_plugin.backends.vocabularies import Vocabulary, with_room_for
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.attempts import OF_AN_ATTEMPT
 from litellm_otel_plugin.upstream.access import module, put, take
 
 if TYPE_CHECKING:
@@ -54,11 +55,14 @@ class Wording:
     def attributes(self, role: Any, span: Span, data: Any, end_time_ns: int | None) -> Any:
         """All attributes of a span, as if the logger had been alone with it."""
         (logger, *_) = self.loggers
+        before = span.attributes or {}
+        ours = {name: before[name] for name in OF_AN_ATTEMPT if name in before}
         twin = _Span(
             name=span.name,
             context=span.get_span_context(),
             resource=span.resource,
-            attributes=span.attributes,
+            # Without ours: they would take the places of what LiteLLM fits into the span's limit.
+            attributes={name: value for name, value in before.items() if name not in ours},
             kind=span.kind,
             span_processor=SpanProcessor(),
             instrumentation_scope=span.instrumentation_scope,
@@ -66,7 +70,7 @@ class Wording:
         )
         twin.start(start_time=span.start_time)
         logger._emitter.finish_span(role, twin, in_its_view(data, logger), end_time_ns=end_time_ns)  # noqa: SLF001
-        return twin._attributes  # noqa: SLF001 - with the count of what was dropped
+        return with_room_for(twin._attributes, ours)  # noqa: SLF001 - with the count of what was dropped
 
 
 class Wordings:
