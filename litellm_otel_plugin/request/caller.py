@@ -33,6 +33,8 @@ _caller: ContextVar[SpanContext | None] = ContextVar("litellm_otel_plugin_caller
 class CallersTraceLayer:
     """Takes the headers of a caller's trace off each request; around contrib's middleware.
 
+    Not contained: an error must not let them through.
+
     ``app`` is public and named so for the same reason as ``RequestLayer``'s.
     """
 
@@ -43,19 +45,15 @@ class CallersTraceLayer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request, websocket or lifespan."""
-        with contained("taking a caller's trace off a request"):
-            scope = self._without_callers_trace(scope)
-        await self.app(scope, receive, send)
-
-    def _without_callers_trace(self, scope: Scope) -> Scope:
-        headers = list(scope.get("headers") or ())
-        kept = [header for header in headers if header[0].lower() not in self._names]
-        if len(kept) == len(headers):
+        if scope["type"] in ("http", "websocket"):
             _caller.set(None)
-            return scope
-        _caller.set(_span_context_in(scope) if self._keeps_link else None)
-        # The server's own scope stays as it is.
-        return {**scope, "headers": kept}
+            if self._keeps_link:
+                with contained("reading a caller's span"):
+                    _caller.set(_span_context_in(scope))
+            # The server's own scope stays as it is.
+            headers = [header for header in scope.get("headers") or () if header[0].lower() not in self._names]
+            scope = {**scope, "headers": headers}
+        await self.app(scope, receive, send)
 
 
 def linking_to_the_caller(following: Callable[..., None] | None) -> Callable[..., None]:
@@ -73,5 +71,6 @@ def linking_to_the_caller(following: Callable[..., None] | None) -> Callable[...
 
 
 def _span_context_in(scope: Scope) -> SpanContext:
+    carrier: Any = scope  # contrib's getter has no exact type
     # Into an empty context: what is not in the headers must not be found around us.
-    return get_current_span(propagate.extract(scope, Context(), asgi_getter)).get_span_context()
+    return get_current_span(propagate.extract(carrier, Context(), asgi_getter)).get_span_context()

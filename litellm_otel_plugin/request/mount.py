@@ -81,9 +81,7 @@ def mount(
         )
     _put_route_on_metrics(middleware, mounted)
     application.middleware_stack = (
-        middleware
-        if remote_parent == "continue"
-        else CallersTraceLayer(middleware, keeps_link=remote_parent == "link")
+        middleware if remote_parent == "continue" else CallersTraceLayer(middleware, keeps_link=remote_parent == "link")
     )
     return mounted
 

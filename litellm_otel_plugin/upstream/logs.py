@@ -35,7 +35,7 @@ def mark_log_records(mark: Callable[[logging.LogRecord], bool]) -> None:
 
 
 def marks_by_itself() -> bool:
-    """Whether ``litellm_settings: request_correlation_in_logs`` is on: `trace_id` is then LiteLLM's own id of a call."""
+    """Whether ``litellm_settings: request_correlation_in_logs`` is on: ``trace_id`` is then an id of LiteLLM's own."""
     import litellm  # noqa: PLC0415 - see the package's docstring
 
     return bool(getattr(litellm, "request_correlation_in_logs", False))

@@ -31,6 +31,8 @@ def test_defaults() -> None:
         "enabled": True,
         "console": "auto",
         "http_semconv": "stable",
+        "remote_parent": "continue",
+        "log_correlation": True,
         "fold": True,
         "delivery": "shared",
         "queue_bytes": 64 * 1024 * 1024,
