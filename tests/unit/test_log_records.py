@@ -78,9 +78,12 @@ def _ids(span: Span) -> tuple[str, str]:
 
 
 def test_outside_of_a_request_a_record_stays_as_it_is(log: logging.Logger, lines: Lines, memory: SpanMemory) -> None:
-    log.info("before")
-    with memory.provider.get_tracer("t").start_as_current_span("somebody's job"):
-        log.info("in a span of no request")
+    def work() -> None:
+        log.info("in no span")
+        with memory.provider.get_tracer("t").start_as_current_span("somebody's job"):
+            log.info("in a span of no request")
+
+    contextvars.Context().run(work)
     assert [record.__dict__.get("trace_id") for record in lines.records] == [None, None]
 
 
