@@ -13,6 +13,7 @@ LOGGER_MODULE = "litellm.integrations.otel.logger"
 PROVIDERS_MODULE = "litellm.integrations.otel.plumbing.providers"
 MOUNT_MODULE = "litellm.integrations.otel.mount"
 AUTH_MODULE = "litellm.proxy.auth.user_api_key_auth"
+LOGS_MODULE = "litellm._logging"
 LOGGING_MODULE = "litellm.litellm_core_utils.litellm_logging"
 LOGGING_WORKER_MODULE = "litellm.litellm_core_utils.logging_worker"
 
@@ -289,6 +290,18 @@ SYNC_HTTP_CLIENT = Seam(
     purpose="sends the requests to providers that are called in a thread",
     lost="`traceparent` on requests to providers",
 )
+TEXT_LOGS = Seam(
+    LOGS_MODULE,
+    "CorrelationPlainFormatter",
+    purpose="formats text log lines and appends the trace_id that is on a record",
+    lost="span_id in text log lines",
+)
+JSON_LOGS = Seam(
+    LOGS_MODULE,
+    "_RESERVED_CORRELATION_FIELDS",
+    purpose="the fields of JSON log lines that what a message quotes cannot claim",
+    lost="protection of span_id in JSON log lines from what a message quotes",
+)
 SEAMS = (
     PUBLISH,
     STARTUP_LOGGING,
@@ -330,6 +343,8 @@ SEAMS = (
     PAYLOAD,
     HTTP_CLIENT,
     SYNC_HTTP_CLIENT,
+    TEXT_LOGS,
+    JSON_LOGS,
 )
 
 

@@ -30,6 +30,7 @@ from litellm_otel_plugin.delivery import Delivery, Limits
 from litellm_otel_plugin.guard import contained, guard
 from litellm_otel_plugin.privacy import variables_named_in
 from litellm_otel_plugin.request.chain import ChainError
+from litellm_otel_plugin.request.log_records import mark_with_ids
 from litellm_otel_plugin.request.record import record_of_context
 from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
@@ -146,6 +147,7 @@ def _arrange(installation: Installation) -> None:
                 installation.settings.shutdown_seconds, installation.plugin.delivery, installation.plugin.open_calls
             )
         ),
+        *(_CORRELATE_LOGS if installation.settings.log_correlation else ()),
         *(_deliver_by_ourselves(installation) if installation.settings.delivery == "shared" else ()),
         *((upstream.propagate_to_providers,) if installation.settings.propagate else ()),
         *(_fold(installation) if installation.settings.fold else ()),
@@ -153,6 +155,13 @@ def _arrange(installation: Installation) -> None:
     for arrangement in arrangements:
         with _switching_off(installation):
             arrangement()
+
+
+_CORRELATE_LOGS = (
+    lambda: upstream.mark_log_records(mark_with_ids),
+    upstream.show_span_id_in_text_logs,
+    upstream.keep_span_id_of_json_logs,
+)
 
 
 def _deliver_by_ourselves(installation: Installation) -> tuple[Callable[[], None], ...]:
@@ -331,6 +340,7 @@ def _mount(installation: Installation, provider: TracerProvider) -> None:
             legacy_names=installation.settings.http_semconv == "dup" or "http/dup" in opt_in,
             excluded_paths=excluded_paths,
             server_timing=installation.settings.server_timing,
+            remote_parent=installation.settings.remote_parent,
         )
         installation.off.update(mounted.off)
 

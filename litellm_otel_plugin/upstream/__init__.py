@@ -40,6 +40,7 @@ from litellm_otel_plugin.upstream.loggers import (
     register_hooks,
     v2_loggers,
 )
+from litellm_otel_plugin.upstream.logs import keep_span_id_of_json_logs, mark_log_records, show_span_id_in_text_logs
 from litellm_otel_plugin.upstream.propagation import propagate_to_providers
 from litellm_otel_plugin.upstream.start import (
     V2_SWITCH,
@@ -85,7 +86,9 @@ __all__ = [
     "excluded_paths",
     "is_placeholder",
     "json_log_handlers",
+    "keep_span_id_of_json_logs",
     "let_v2_feed_phoenix",
+    "mark_log_records",
     "module",
     "own_call",
     "plugin_settings",
@@ -98,6 +101,7 @@ __all__ = [
     "report_unbuilt_presets",
     "retire_earlier_loggers",
     "settle_tenant_trees",
+    "show_span_id_in_text_logs",
     "silence_placeholder_exporter",
     "startup_logging_name",
     "take",

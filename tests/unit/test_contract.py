@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -12,6 +14,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.views import OPERATOR
 from litellm_otel_plugin.upstream import tenants
+from litellm_otel_plugin.upstream.logs import SERVER_LOGGERS
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -222,6 +225,55 @@ def test_a_logging_object_describes_one_call() -> None:
     assert rejected.first_handoff_at() is None
 
 
+@pytest.fixture
+def _litellms_log_lines_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    formatter = upstream.take(seams.TEXT_LOGS)
+    monkeypatch.setattr(formatter, "format", formatter.format)
+    monkeypatch.setattr(upstream.module(seams.LOGS_MODULE), seams.JSON_LOGS.attribute, upstream.take(seams.JSON_LOGS))
+
+
+@pytest.mark.usefixtures("_litellms_log_lines_are_put_back")
+def test_how_ids_show_in_litellms_log_lines() -> None:
+    plain = upstream.take(seams.TEXT_LOGS)("%(message)s")
+    as_json = upstream.module(seams.LOGS_MODULE).JsonFormatter()
+    quoting = "Request: {'span_id': 'a client chose it'}"
+    bare, entry = (logging.LogRecord("LiteLLM", logging.INFO, "f.py", 1, quoting, (), None) for _ in range(2))
+    entry.trace_id, entry.span_id = "aa", "bb"
+    assert plain.format(entry) == f"{quoting} [trace_id=aa]"
+    upstream.show_span_id_in_text_logs()
+    upstream.keep_span_id_of_json_logs()
+    assert plain.format(entry) == f"{quoting} [trace_id=aa span_id=bb]"
+    assert plain.format(bare) == quoting
+    assert json.loads(as_json.format(entry)).items() >= {"trace_id": "aa", "span_id": "bb"}.items()
+    assert json.loads(as_json.format(bare)).keys().isdisjoint({"trace_id", "span_id"})
+
+
+def test_litellms_loggers_are_marked_unless_it_does_so_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    import litellm  # noqa: PLC0415 - as above
+
+    marked = []
+    named = vars(upstream.module(seams.LOGS_MODULE))
+    loggers = [value for name, value in named.items() if name.startswith("verbose_")]
+    names = [each.name for each in loggers]
+    assert {"LiteLLM", "LiteLLM Proxy", "LiteLLM Router"} <= set(names)
+    before = {each: list(each.filters) for each in (*loggers, *map(logging.getLogger, SERVER_LOGGERS))}
+
+    def mark(entry: logging.LogRecord) -> bool:
+        marked.append(entry.name)
+        return True
+
+    try:
+        upstream.mark_log_records(mark)
+        for by_itself in (False, True):
+            monkeypatch.setattr(litellm, "request_correlation_in_logs", by_itself)
+            for each in loggers:
+                assert each.filter(logging.LogRecord(each.name, logging.INFO, "f.py", 1, "hi", (), None))
+    finally:
+        for each, filters in before.items():
+            each.filters[:] = filters
+    assert marked == names
+
+
 def test_the_instrumentation_has_what_we_reach_for() -> None:
     assert _parameters(OpenTelemetryMiddleware._set_server_span) == [
         "self",
@@ -234,6 +286,6 @@ def test_the_instrumentation_has_what_we_reach_for() -> None:
     stability._initialize()  # type: ignore[no-untyped-call]
     assert _semconv._OpenTelemetryStabilitySignalType.HTTP in stability._OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING
     assert {"HTTP", "HTTP_DUP"} <= set(_semconv._StabilityMode.__members__)
-    assert {"excluded_urls", "default_span_details", "exclude_spans", "tracer_provider"} <= set(
-        _parameters(OpenTelemetryMiddleware)
-    )
+    assert {
+        "excluded_urls", "default_span_details", "exclude_spans", "server_request_hook", "tracer_provider"
+    } <= set(_parameters(OpenTelemetryMiddleware))  # fmt: skip
