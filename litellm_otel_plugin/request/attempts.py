@@ -76,6 +76,10 @@ class Attempt:
             self.failure = failure
             self.call.provider.stop()
 
+    def forget(self) -> None:
+        """Let go of what is not ours: a task that outlives the request still sees the attempt."""
+        self.noted, self.span, self.task, self.context = {}, None, None, Context()
+
     def runs_beside(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it is made at the same time as one of that task's."""
         return self.task is not None and self.task is not task and not self.task.done()
@@ -93,6 +97,8 @@ class Call:
     details: Mapping[str, Any]
     call_id: object
     first_ns: int = 0
+    # Made for no request that has a record: nobody will say when that is over.
+    is_stray: bool = False
     made: int = 0
     provider: Stopwatch = field(default_factory=Stopwatch)
     # Those whose span has not been made yet.
@@ -127,6 +133,10 @@ class Call:
         if task is not None:
             task.add_done_callback(attempt.task_is_done)
         return attempt
+
+    def forget(self) -> None:
+        """Let go of LiteLLM's objects."""
+        self.details, self.logging_object = {}, None
 
     def under_way(self) -> Attempt | None:
         """The attempt that the running task makes, else the first that is not over."""

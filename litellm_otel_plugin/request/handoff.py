@@ -70,6 +70,13 @@ class Handoffs:
         """The call with these details, where one was handed to a provider."""
         return self._calls.get(id(details))
 
+    def ended(self, details: Mapping[str, Any], failure: BaseException | None = None) -> None:
+        """A call with these details has failed once, or was answered in whole."""
+        call = self._calls.get(id(details))
+        attempt = call.under_way() if call is not None else None
+        if attempt is not None:
+            attempt.end(failure)
+
     @property
     def calls(self) -> list[Call]:
         """All calls of the request, its own and those of its guardrails."""
@@ -124,7 +131,10 @@ class Handoffs:
         return any(call.details is details for call in self._own_calls(None))
 
     def forget(self) -> None:
-        """Let go of LiteLLM's objects."""
+        """Let go of LiteLLM's objects, but for calls that wait for its word on how they ended."""
+        for call in self._calls.values():
+            if call.request_over_at is None:
+                call.forget()
         self._calls.clear()
         self.own = None
 

@@ -82,21 +82,17 @@ class AttemptSpans:
         if attempt.span is None:  # LiteLLM makes no span of it
             self.calls.closed(attempt)
 
-    def failed(self, own: OwnCall, request_data: Mapping[str, Any], failure: BaseException) -> None:
-        """An attempt has failed. LiteLLM tells its loggers of the first failure of a call alone."""
+    def ended(self, own: OwnCall, request_data: Mapping[str, Any], failure: BaseException | None) -> None:
+        """An attempt has failed, or was answered in whole. LiteLLM tells its loggers of the first failure alone."""
         attempt = self._under_way(own, request_data)
         if attempt is None:
             return
         attempt.call.logging_object = own.logging_object
         attempt.end(failure)
-        if own.details.get(FAILURES_ARE_TOLD_KEY):
+        if failure is not None and own.details.get(FAILURES_ARE_TOLD_KEY):
             self._close_untold(attempt)
-
-    def answered(self, own: OwnCall, request_data: Mapping[str, Any]) -> None:
-        """A provider has answered, in whole."""
-        attempt = self._under_way(own, request_data)
-        if attempt is not None:
-            attempt.end()
+        elif attempt.call.is_stray:
+            self.calls.request_is_over([attempt.call], failure)
 
     def _under_way(self, own: OwnCall, request_data: Mapping[str, Any]) -> Attempt | None:
         call = self.calls.of(own.details)
