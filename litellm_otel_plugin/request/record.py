@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from litellm_otel_plugin.request.guardrails import Guardrails
 from litellm_otel_plugin.request.handoff import Handoffs
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class RequestRecord:
     # ended before.
     asked_callbacks: frozenset[str] | None = None
     early_spans: list[ReadableSpan] = field(default_factory=list)
+    guardrails: Guardrails = field(default_factory=Guardrails)
 
     def failed_with(self, exception: BaseException) -> None:
         """Keep what went wrong. The first failure is the cause, later ones are its consequences."""
