@@ -11,11 +11,13 @@ import inspect
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.errors import exception_name
 from litellm_otel_plugin.request.guardrails import ERROR_NAME, SUCCESS, Run, current_run, without_text
 from litellm_otel_plugin.request.record import current_record, record_of_context
 from litellm_otel_plugin.upstream.access import put, take
@@ -217,15 +219,17 @@ class _Step:
 
     def _leave(self) -> None:
         if self._token is not None:
-            current_run.reset(self._token)
+            # One that nobody awaits to its end is closed by the garbage collector, in another context.
+            with suppress(ValueError):
+                current_run.reset(self._token)
             self._token = None
 
     def _end(self, error: BaseException | None) -> None:
         run = self._run
-        # What comes through a stream from the provider, or from another guardrail, is none of this one's doing.
-        if error is not None and error is getattr(self._source, "failure", None):
-            error = None
         with contained("noting what a guardrail did"):
+            # What comes through a stream from the provider, or from another guardrail, is none of this one's doing.
+            if error is not None and error is getattr(self._source, "failure", None):
+                error = None
             if run is not None:
                 self._withhold(error)
                 if self._is_outermost:
@@ -272,7 +276,7 @@ def withhold_texts() -> None:
         with contained("keeping a guardrail's text off a span"):
             # On some doors LiteLLM makes an envelope while it handles the exception, and does not raise it.
             if _is_withheld(exception) or _is_withheld(sys.exc_info()[1]):
-                return replace(error, message=None, stack_trace=None)
+                return replace(error, message=exception_name(exception), stack_trace=None)
         return error
 
     @functools.wraps(log_failure)

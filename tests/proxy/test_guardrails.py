@@ -257,20 +257,24 @@ def test_no_span_is_on_the_trace_of_another_request(gateway: Gateway) -> None:
 
 
 @pytest.mark.parametrize(
-    ("story", "names", "more"),
+    ("story", "kinds", "names", "more"),
     [
-        ("guardrail_undecorated_blocks", [name_of("Undecorated", "pre_call", "guardrail")], {}),
-        ("guardrail_decorated_blocks_answer", [name_of("Decorated", "post_call", "http")], {}),
+        ("guardrail_undecorated_blocks", ("SERVER",), ["Undecorated-pre_call-guardrail"], {}),
+        ("guardrail_decorated_blocks_answer", ("SERVER", "CLIENT"), ["Decorated-post_call-http"], {}),
         (
             "guardrails_pass",
-            [name_of("Undecorated", "during_call", "nothing"), name_of("Decorated", "pre_call", "nothing")],
+            ("SERVER", "CLIENT"),
+            ["Undecorated-during_call-nothing", "Decorated-pre_call-nothing"],
             {},
         ),
-        ("guardrail_stops_stream", [name_of("OnStream", "post_call", "http")], {"stream": True}),
+        ("guardrail_stops_stream", ("SERVER", "CLIENT"), ["OnStream-post_call-http"], {"stream": True}),
     ],
 )
-def test_golden_guardrails(gateway: Gateway, story: str, names: list[str], more: dict[str, Any]) -> None:
+def test_golden_guardrails(
+    gateway: Gateway, story: str, kinds: Sequence[str], names: list[str], more: dict[str, Any]
+) -> None:
     (response,) = asyncio.run(_send_all(gateway, [_guarded(CHAT, *names, **more)]))
+    gateway.trace_of(response, kinds=kinds)
     compare_with_golden(story, _trace(gateway, response, guardrails=len(names)))
 
 

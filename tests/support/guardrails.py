@@ -67,16 +67,16 @@ class Undecorated(_Guardrail):
 
 
 class Decorated(_Guardrail):
-    @log_guardrail_information
+    @log_guardrail_information  # type: ignore[untyped-decorator]  # LiteLLM's
     async def async_pre_call_hook(self, user_api_key_dict: Any, cache: Any, data: Any, call_type: str) -> Any:
         await self.judge()
         return f"it said {BLOCKED}" if self.raises == "text" else data
 
-    @log_guardrail_information
+    @log_guardrail_information  # type: ignore[untyped-decorator]  # LiteLLM's
     async def async_moderation_hook(self, data: Any, user_api_key_dict: Any, call_type: str) -> Any:
         await self.judge()
 
-    @log_guardrail_information
+    @log_guardrail_information  # type: ignore[untyped-decorator]  # LiteLLM's
     async def async_post_call_success_hook(self, data: Any, user_api_key_dict: Any, response: Any) -> Any:
         await self.judge()
         return response
