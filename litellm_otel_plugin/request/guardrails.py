@@ -31,6 +31,8 @@ _WORD = re.compile(r"[\w.-]{1,64}")
 ERROR_NAME = "litellm_otel_plugin_error_name"
 # What an exception was raised from can have been raised from something, and so on: envelopes are two or three deep.
 LONGEST_CHAIN = 20
+# LiteLLM makes exceptions of its own that quote a guardrail's. A text that is shorter than this can be in any message.
+SHORTEST_QUOTATION = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -123,7 +125,7 @@ class Guardrails:
 
     # By id, so that none of them is kept alive; with the type, for an id is given again.
     _withheld: dict[int, type] = field(default_factory=dict)
-    _rejections: list[str] = field(default_factory=list)
+    _texts: set[str] = field(default_factory=set)
     _open: dict[int, tuple[Run, Callable[[Run], None]]] = field(default_factory=dict)
 
     def open_run(self, guardrail: object) -> Run | None:
@@ -150,16 +152,22 @@ class Guardrails:
         """A guardrail raised this, or answered with it in place of raising: its text can quote what was blocked."""
         if isinstance(rejection, BaseException):
             self._withheld[id(rejection)] = type(rejection)
-        elif rejection:
-            self._rejections.append(rejection)
+            told = (str(rejection), getattr(rejection, "message", None), getattr(rejection, "detail", None))
+            self._texts.update(_strings(told))
+        else:
+            self._texts.update(_strings(rejection))
 
     def caused(self, error: BaseException) -> bool:
-        """Whether an exception, or one that it was raised from, is a guardrail's whose text is withheld."""
-        if not self._withheld and not self._rejections:
+        """Whether an exception is one of a guardrail's whose text is withheld, was raised from one, or quotes one."""
+        if not self._withheld and not self._texts:
             return False
         return any(
-            self._withheld.get(id(cause)) is type(cause) or any(text in str(cause) for text in self._rejections)
-            for cause in _causes(error)
+            self._withheld.get(id(cause)) is type(cause) or self._is_quoted_in(str(cause)) for cause in _causes(error)
+        )
+
+    def _is_quoted_in(self, text: str) -> bool:
+        return text in self._texts or any(
+            len(withheld) >= SHORTEST_QUOTATION and withheld in text for withheld in self._texts
         )
 
 
@@ -187,6 +195,17 @@ def _without_strings(value: object) -> Any:
     if isinstance(value, list | tuple):
         return [bare for each in value if (bare := _without_strings(each)) not in (None, {}, [])]
     return value if isinstance(value, bool | int | float) else None
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        if value:
+            yield value
+    elif isinstance(value, dict):
+        yield from _strings(tuple(value.values()))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _strings(each)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

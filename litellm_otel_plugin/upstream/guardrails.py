@@ -122,7 +122,7 @@ class GuardrailWatch:
         name = getattr(guardrail, "guardrail_name", None) or type(guardrail).__name__
         # LiteLLM has these report themselves, and not where they find nothing to look at.
         reports_itself = guardrail is not callback or hook == APPLY
-        return Run(guardrail, str(name), HOOKS[hook], reports_itself=reports_itself)
+        return Run(guardrail, str(name), _mode(hook, arguments), reports_itself=reports_itself)
 
     def finish(self, run: Run) -> None:
         """Make the run's span."""
@@ -274,8 +274,7 @@ def withhold_texts() -> None:
     def span_error_from_exception(exception: Any, *args: Any, **kwargs: Any) -> Any:
         error = describe(exception, *args, **kwargs)
         with contained("keeping a guardrail's text off a span"):
-            # On some doors LiteLLM makes an envelope while it handles the exception, and does not raise it.
-            if _is_withheld(exception) or _is_withheld(sys.exc_info()[1]):
+            if _is_withheld(exception):
                 return replace(error, message=exception_name(exception), stack_trace=None)
         return error
 
@@ -310,6 +309,12 @@ def _can_act_as_one(callback: Any) -> bool:
     return _package(type(callback)) not in _NO_GUARDRAILS_OF or (
         getattr(callback, "enforces_request_content", False) is True
     )
+
+
+def _mode(hook: str, arguments: Mapping[str, Any]) -> str | None:
+    mode = HOOKS[hook]
+    # An MCP tool's call goes through the same hooks.
+    return mode.replace("_call", "_mcp_call") if mode and "mcp" in str(arguments.get("call_type")) else mode
 
 
 def _package(kind: type) -> str:

@@ -81,6 +81,12 @@ def test_an_action_that_is_a_sentence_is_not_told() -> None:
     assert told["guardrail_action"] == "block"
 
 
+class ForbiddenError(Exception):
+    def __init__(self, detail: Any, message: str) -> None:
+        super().__init__(message)
+        self.detail, self.message = detail, message
+
+
 def test_only_what_a_guardrail_caused_is_withheld() -> None:
     guardrails = Guardrails()
     blocked, other = ValueError(SECRET), ValueError("other")
@@ -90,6 +96,10 @@ def test_only_what_a_guardrail_caused_is_withheld() -> None:
     assert guardrails.caused(blocked)
     assert not guardrails.caused(other)
     assert guardrails.caused(RuntimeError("400: the answer in its place"))
+    guardrails.withhold(ForbiddenError({"error": {"message": "a whole sentence", "code": 7}}, "no"))
+    assert guardrails.caused(RuntimeError("blocked by a pipeline: a whole sentence"))
+    assert guardrails.caused(RuntimeError("no"))
+    assert not guardrails.caused(RuntimeError("no such model"))  # what is this short is in many messages
     for link in ("__cause__", "__context__", "original_exception"):
         envelope = RuntimeError("envelope")
         setattr(envelope, link, blocked)
@@ -156,6 +166,16 @@ async def test_what_it_answers_and_raises_is_handed_on(watch: GuardrailWatch, to
     assert current_run.get() is None
     assert told.outcomes() == [("mine", "pre_call", "allow"), ("mine", "pre_call", "block")]
     assert [each["guardrail_status"] for each in told] == ["success", "guardrail_failed_to_respond"]
+
+
+async def test_a_call_of_an_mcp_tool_has_its_own_modes(watch: GuardrailWatch, told: Told) -> None:
+    async def pass_on(self: Any, data: Any, call_type: str) -> Any:
+        return data
+
+    guardrail = _guardrail(watch, async_pre_call_hook=pass_on, async_moderation_hook=pass_on)
+    await guardrail.async_pre_call_hook(data=1, call_type="call_mcp_tool")
+    await guardrail.async_moderation_hook(data=1, call_type="call_mcp_tool")
+    assert [each["guardrail_mode"] for each in told] == ["pre_mcp_call", "during_mcp_call"]
 
 
 async def test_an_error_of_ours_leaves_the_guardrail_alone(
