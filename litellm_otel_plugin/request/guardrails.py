@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 SUCCESS, INTERVENED, FAILED = "success", "guardrail_intervened", "guardrail_failed_to_respond"
 # What is said of a run that reported several times: the gravest of it.
 _GRAVITY = {INTERVENED: 2, FAILED: 1}
-ALLOW, BLOCK = "allow", "block"
+ALLOW, MASK, BLOCK = "allow", "mask", "block"
 # LiteLLM's exceptions by which a guardrail has a request go another way.
 _ACTIONS = {"SensitiveDataRouteException": "reroute", "ModifyResponseException": "replace"}
 # In place of an answer LiteLLM's own guardrails report one of these.
-_VERDICTS = frozenset({ALLOW, "mask", "deny"})
+_VERDICTS = frozenset({ALLOW, MASK, "deny"})
 # A word that a guardrail chose for what it did, and not a sentence that it read.
 _WORD = re.compile(r"[\w.-]{1,64}")
 # Beside LiteLLM's names of an entry.
@@ -102,7 +102,9 @@ class Run:
         if told.get("guardrail_status") in _GRAVITY:
             return BLOCK
         response = told.get("guardrail_response")
-        return response if isinstance(response, str) and response in _VERDICTS else ALLOW
+        if isinstance(response, str) and response in _VERDICTS:
+            return response
+        return MASK if told.get("masked_entity_count") else ALLOW
 
     def _merged(self) -> dict[str, Any]:
         gravest = max(self.entries, key=lambda entry: _GRAVITY.get(str(entry.get("guardrail_status")), 0))

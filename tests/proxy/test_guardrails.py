@@ -13,7 +13,7 @@ import pytest
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.gateway import Gateway, running
 from tests.support.golden import compare_with_golden
-from tests.support.guardrails import BLOCKED, ENTITY, MAKES, MODES, RAISED, STREAMED, guardrails, name_of
+from tests.support.guardrails import BLOCKED, ENTITY, MAKES, MODES, RAISED, STREAMED, guardrails, name_of, pipeline
 from tests.support.provider import MockProvider, Reply
 from tests.support.proxy import Proxy, trace_id_of
 from tests.support.receiver import OtlpReceiver
@@ -39,6 +39,7 @@ THROUGH = [
     for raises in ("nothing", "http", "guardrail", "own")
     if (make, mode) != ("Applied", "post_call")
 ]
+PIPED = (name_of("Applied", "pre_call", "nothing"), name_of("Undecorated", "pre_call", "own"))
 IN_FLIGHT = 100
 AT_ONCE = 25
 
@@ -66,6 +67,7 @@ def gateway() -> Iterator[Gateway]:
             PLUGIN,
             CALLBACK,
             guardrails=guardrails(),
+            **pipeline(*PIPED),
             general_settings={"pass_through_endpoints": through},
         )
         environment = {**provider_environment(provider.url), "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url}
@@ -213,6 +215,22 @@ def test_a_guardrail_that_reports_itself_twice_is_one_run(gateway: Gateway) -> N
     assert span.attributes["litellm.guardrail.duration"] == 2.0
     assert span.attributes["litellm.guardrail.violation_categories"] == ["secrets"]
     assert span.attributes["litellm.guardrail.response"] == '{"score": 0.9}'
+    _assert_no_text(spans)
+
+
+@pytest.mark.parametrize(("name", "status"), [("BLOCK", "ERROR"), ("MASK", "UNSET")])
+def test_a_guardrail_of_litellms_own(gateway: Gateway, name: str, status: str) -> None:
+    spans = _send(gateway, *_guarded(CHAT, name))
+    (span,) = _guardrail_spans(spans)
+    assert (span.status, span.attributes["litellm.guardrail.action"]) == (status, name.lower())
+    assert span.attributes["litellm.guardrail.provider"] == "litellm_content_filter"
+    _assert_no_text(spans)
+
+
+def test_a_policys_pipeline(gateway: Gateway) -> None:
+    spans = _trace(gateway, gateway.proxy.chat(SAID, model="canned"), guardrails=2)
+    found = [(span.attributes["litellm.guardrail.name"], span.status) for span in _guardrail_spans(spans)]
+    assert found == [(PIPED[0], "UNSET"), (PIPED[1], "ERROR")]
     _assert_no_text(spans)
 
 

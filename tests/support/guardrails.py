@@ -148,7 +148,7 @@ def guardrails() -> list[dict[str, Any]]:
     kinds += [(make, "pre_call", "text") for make in ("Undecorated", "Decorated")]
     kinds += [("Undecorated", "pre_call+post_call", "nothing")]
     kinds += [("SelfReporting", "pre_call", raises) for raises in ("nothing", "http")]
-    return [
+    made = [
         {
             "guardrail_name": name_of(*kind),
             "litellm_params": {
@@ -159,3 +159,25 @@ def guardrails() -> list[dict[str, Any]]:
         }
         for kind in kinds
     ]
+    return [*made, *_litellms_own()]
+
+
+def _litellms_own() -> list[dict[str, Any]]:
+    return [
+        {
+            "guardrail_name": name,
+            "litellm_params": {
+                "guardrail": "litellm_content_filter",
+                "mode": "pre_call",
+                "blocked_words": [{"keyword": BLOCKED, "action": name}],
+            },
+        }
+        for name in ("BLOCK", "MASK")
+    ]
+
+
+def pipeline(*names: str) -> dict[str, Any]:
+    """Sections of a config.yaml that have these run one after the other on requests for ``canned``."""
+    steps = [{"guardrail": name, "on_fail": "block", "on_error": "block", "on_pass": "next"} for name in names]
+    policy = {"guardrails": {"add": list(names)}, "pipeline": {"mode": "pre_call", "steps": steps}}
+    return {"policies": {"piped": policy}, "policy_attachments": [{"policy": "piped", "models": ["canned"]}]}

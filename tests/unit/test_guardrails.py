@@ -338,6 +338,19 @@ def test_an_exception_that_a_guardrail_raised_is_recorded_without_its_text(*, pa
     assert json.loads(ended.to_json())["status"]["status_code"] == "ERROR"
 
 
+@pytest.mark.parametrize(
+    ("captures", "shown"), [((), False), ((True,), True), ((True, False), False), ((True, True), True)]
+)
+def test_a_text_is_shown_where_every_backend_may_see_it(
+    monkeypatch: pytest.MonkeyPatch, captures: tuple[bool, ...], *, shown: bool
+) -> None:
+    from litellm_otel_plugin.upstream import guardrails  # noqa: PLC0415 - as above
+
+    loggers = [SimpleNamespace(config=SimpleNamespace(capture_span_content=each)) for each in captures]
+    monkeypatch.setattr(guardrails, "v2_loggers", lambda: loggers)
+    assert guardrails.text_may_be_shown() is shown
+
+
 def test_whose_callbacks_can_act_as_guardrails() -> None:
     from litellm.proxy.hooks.parallel_request_limiter_v3 import (  # noqa: PLC0415 - as above
         _PROXY_MaxParallelRequestsHandler_v3,
