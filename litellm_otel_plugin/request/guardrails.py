@@ -133,7 +133,7 @@ class Guardrails:
     def open_run(self, guardrail: object) -> Run | None:
         """The run of a guardrail that is handed a stream piece by piece, where one is under way."""
         found = self._open.get(id(guardrail))
-        return found[0] if found is not None else None
+        return found[0] if found is not None and not found[0].over else None
 
     def is_open(self, run: Run) -> bool:
         """Whether it is held open."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import sys
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from contextvars import copy_context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from litellm_otel_plugin.upstream.loggers import v2_loggers
 from litellm_otel_plugin.upstream.wording import captures
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from typing_extensions import Self
 
@@ -161,7 +161,7 @@ class GuardrailWatch:
     def _watched_stream(self, hook: Callable[..., Any]) -> Any:
         @functools.wraps(hook)
         def watched(callback: Any, *args: Any, **kwargs: Any) -> Any:
-            return _Step(self, callback, STREAM_HOOK, kwargs).pieces_of(hook(callback, *args, **kwargs))
+            return _Stream(_Step(self, callback, STREAM_HOOK, kwargs), hook(callback, *args, **kwargs))
 
         return watched
 
@@ -169,7 +169,18 @@ class GuardrailWatch:
 class _Step:
     """One call of a guardrail's hook: what is reported meanwhile belongs to the run."""
 
-    __slots__ = ("_began", "_hook", "_is_outermost", "_run", "_source", "_token", "_watch", "answer")
+    __slots__ = (
+        "_began",
+        "_context",
+        "_hook",
+        "_is_outermost",
+        "_run",
+        "_source",
+        "_token",
+        "_watch",
+        "answer",
+        "over",
+    )
 
     def __init__(self, watch: GuardrailWatch, callback: Any, hook: str, arguments: Mapping[str, Any]) -> None:
         self._watch = watch
@@ -178,6 +189,9 @@ class _Step:
         self._run: Run | None = None
         self._token: Any = None
         self.answer: Any = None
+        self.over = False
+        # A stream that nobody reads to its end is ended by the garbage collector, in whatever context that runs.
+        self._context = copy_context()
         with contained("noting that a guardrail begins"):
             self._run = watch.begin(callback, hook, arguments)
         self._is_outermost = self._run is not None and current_run.get() is not self._run
@@ -189,57 +203,36 @@ class _Step:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        self._leave()
-        self._end(error)
+        self.leave()
+        self.end(error)
 
-    async def pieces_of(self, stream: Any) -> AsyncIterator[Any]:
-        """The stream as it is. Between two pieces the context is the consumer's, so it is entered for each."""
-        pieces = aiter(stream)
-        exhausted = False
-        try:
-            while not exhausted:
-                self.__enter__()
-                try:
-                    piece = await anext(pieces)
-                except StopAsyncIteration:
-                    exhausted = True
-                    continue
-                finally:
-                    self._leave()
-                yield piece
-        finally:
-            passing = None if exhausted else sys.exc_info()[1]
-            self.__enter__()
-            try:
-                if hasattr(stream, "aclose"):
-                    await stream.aclose()
-            finally:
-                self._leave()
-                self._end(passing)
-
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """The context is the caller's again."""
         if self._token is not None:
-            # One that nobody awaits to its end is closed by the garbage collector, in another context.
-            with suppress(ValueError):
+            with suppress(ValueError):  # a coroutine that nobody awaits to its end, as above
                 current_run.reset(self._token)
             self._token = None
 
-    def _end(self, error: BaseException | None) -> None:
-        run = self._run
-        with contained("noting what a guardrail did"):
-            # What comes through a stream from the provider, or from another guardrail, is none of this one's doing.
-            if error is not None and error is getattr(self._source, "failure", None):
-                error = None
-            if run is not None:
-                self._withhold(error)
-                if self._is_outermost:
-                    self._conclude(run, error)
+    def end(self, error: BaseException | None) -> None:
+        """The hook is over, and what it raised is passing."""
+        if self._run is not None and not self.over:
+            self.over = True
+            with contained("noting what a guardrail did"):
+                self._context.run(self._end, self._run, error)
+
+    def _end(self, run: Run, error: BaseException | None) -> None:
+        # What comes through a stream from the provider, or from another guardrail, is none of this one's doing.
+        if error is not None and error is getattr(self._source, "failure", None):
+            error = None
+        self._withhold(error)
+        if self._is_outermost:
+            self._conclude(run, error)
 
     def _conclude(self, run: Run, error: BaseException | None) -> None:
         run.worked(time.perf_counter() - self._began)
         if isinstance(error, Exception):
             run.failed_with(error, deliberately=self._watch.is_a_verdict(run.guardrail, error))
-        elif error is not None and not isinstance(error, GeneratorExit):
+        elif error is not None:
             run.cut_short(error)
         elif self._rejects():
             run.rejected()
@@ -257,6 +250,48 @@ class _Step:
         raised = error if error is not None else self.answer if self._rejects() else None
         if record is not None and isinstance(raised, str | Exception) and not text_may_be_shown():
             record.guardrails.withhold(raised)
+
+
+class _Stream:
+    """A guardrail's stream as it is. Between two pieces the context is the reader's: the step is entered for each."""
+
+    def __init__(self, step: _Step, stream: Any) -> None:
+        self._step = step
+        self._stream = stream
+        self._pieces = aiter(stream)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        with self:
+            return await anext(self._pieces)
+
+    def __enter__(self) -> None:
+        self._step.__enter__()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._step.leave()
+        if error is not None:
+            # Nothing is left of it, or of its reader: what it saw until then has passed.
+            has_passed = isinstance(error, StopAsyncIteration) or not isinstance(error, Exception)
+            self._step.end(None if has_passed else error)
+
+    async def aclose(self) -> None:
+        """Its reader left."""
+        try:
+            with self:
+                closing = self._stream.aclose() if hasattr(self._stream, "aclose") else None
+                if inspect.isawaitable(closing):
+                    await closing
+        finally:
+            self._step.end(None)
+
+    def __del__(self) -> None:
+        self._step.end(None)
 
 
 def text_may_be_shown() -> bool:

@@ -12,7 +12,7 @@ import pytest
 
 from litellm_otel_plugin.guard import guard
 from litellm_otel_plugin.request.guardrails import Guardrails, Run, current_run, without_text
-from litellm_otel_plugin.request.record import RequestRecord, open_record
+from litellm_otel_plugin.request.record import RequestRecord, open_record, record_of_context
 from litellm_otel_plugin.request.server_span import stamp_outcome
 from tests.support.spans import SpanMemory
 
@@ -195,6 +195,23 @@ async def test_an_error_of_ours_leaves_the_guardrail_alone(
     guard.counts.clear()
 
 
+async def test_one_that_is_added_later_is_noticed_once(
+    watch: GuardrailWatch, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import litellm  # noqa: PLC0415 - as above
+    from litellm.integrations.custom_guardrail import CustomGuardrail  # noqa: PLC0415
+
+    guardrail: Any = type("Late", (CustomGuardrail,), {"async_pre_call_hook": _judge})(guardrail_name="late")
+    monkeypatch.setattr(litellm, "callbacks", ["by_name", guardrail])
+    watch.look()
+    once = vars(type(guardrail))["async_pre_call_hook"]
+    watch.look()
+    watch._watch(type(guardrail))
+    assert vars(type(guardrail))["async_pre_call_hook"] is once
+    await guardrail.async_pre_call_hook(data=1)
+    assert told.outcomes() == [("late", "pre_call", "allow")]
+
+
 async def test_hooks_that_call_one_another_are_one_run(watch: GuardrailWatch, told: Told) -> None:
     async def ask_another(self: Any, **more: Any) -> None:
         with suppress(ValueError):
@@ -293,6 +310,59 @@ async def test_a_stream_that_its_reader_leaves_is_closed(watch: GuardrailWatch, 
     assert await anext(stream) == 1
     await stream.aclose()
     assert closed == ["mine"]
+    assert told.outcomes() == [("mine", "post_call", "allow")]
+
+
+async def test_a_stream_that_nobody_closes_is_told_of_in_its_own_request(
+    watch: GuardrailWatch, told: Told, record: RequestRecord
+) -> None:
+    seen: list[RequestRecord | None] = []
+
+    def emit(entry: Any) -> None:
+        told.append(entry)
+        seen.append(record_of_context())
+
+    watch._emit = emit
+    guardrail = _guardrail(watch, async_post_call_streaming_iterator_hook=_pieces)
+    streams = [guardrail.async_post_call_streaming_iterator_hook(response=None)]
+    assert await anext(streams[0]) == 1
+
+    async def another_request() -> None:
+        open_record({"type": "http"}, SpanMemory().provider.get_tracer("t").start_span("GET"), "GET")
+        streams.clear()
+
+    await asyncio.create_task(another_request())
+    assert told.outcomes() == [("mine", "post_call", "allow")]
+    assert seen == [record]
+
+
+async def test_the_end_of_a_stream_is_its_own_affair(watch: GuardrailWatch, told: Told) -> None:
+    class Pieces:
+        """An iterator that is no generator."""
+
+        left = 2
+        closed = 0
+        flavour = "vanilla"
+
+        def __aiter__(self) -> Any:
+            return self
+
+        async def __anext__(self) -> int:
+            self.left -= 1
+            if self.left < 0:
+                raise StopAsyncIteration
+            return self.left
+
+        def aclose(self) -> None:
+            self.closed += 1
+
+    pieces = Pieces()
+    guardrail = _guardrail(watch, async_post_call_streaming_iterator_hook=lambda self, response: pieces)
+    stream = guardrail.async_post_call_streaming_iterator_hook(response=None)
+    assert [each async for each in stream] == [1, 0]
+    assert (pieces.closed, stream.flavour) == (0, "vanilla")
+    await stream.aclose()
+    assert pieces.closed == 1
     assert told.outcomes() == [("mine", "post_call", "allow")]
 
 
