@@ -262,6 +262,15 @@ def test_a_provider_that_breaks_a_stream_is_no_block(gateway: Gateway) -> None:
     assert server.status == "ERROR"
 
 
+def test_a_client_that_leaves_a_stream(gateway: Gateway) -> None:
+    gateway.provider.replies.append(Reply(chunk_delay=0.2))
+    path, body = _guarded(CHAT, name_of("OnStream", "post_call", "nothing"), stream=True)
+    with gateway.proxy.client.stream("POST", path, json=body) as response:
+        next(response.iter_raw())
+    (span,) = _guardrail_spans(_trace(gateway, response))
+    assert (span.status, span.attributes["litellm.guardrail.action"]) == ("UNSET", "allow")
+
+
 def test_no_span_is_on_the_trace_of_another_request(gateway: Gateway) -> None:
     names = [name_of(make, mode, raises) for make in MAKES for mode in MODES for raises in ("nothing", "own")]
     chosen = [(names[n % len(names)], names[(n * 7) % len(names)]) for n in range(IN_FLIGHT)]

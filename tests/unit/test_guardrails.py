@@ -168,6 +168,20 @@ async def test_what_it_answers_and_raises_is_handed_on(watch: GuardrailWatch, to
     assert [each["guardrail_status"] for each in told] == ["success", "guardrail_failed_to_respond"]
 
 
+async def test_without_a_way_to_make_spans_guardrails_run_all_the_same(
+    watch: GuardrailWatch, record: RequestRecord
+) -> None:
+    from litellm_otel_plugin.upstream import GuardrailWatch  # noqa: PLC0415 - as above
+
+    GuardrailWatch().look()  # LiteLLM has nothing that tells a guardrail
+    watch._emit = None
+    guardrail = _guardrail(watch, async_pre_call_hook=_judge)
+    error = ValueError(SECRET)
+    with pytest.raises(ValueError, match=SECRET):
+        await guardrail.async_pre_call_hook(data=error)
+    assert record.guardrails.caused(error)
+
+
 async def test_a_call_of_an_mcp_tool_has_its_own_modes(watch: GuardrailWatch, told: Told) -> None:
     async def pass_on(self: Any, data: Any, call_type: str) -> Any:
         return data
