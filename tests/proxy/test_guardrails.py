@@ -146,6 +146,7 @@ def answers(gateway: Gateway) -> dict[Case, httpx.Response]:
     return dict(zip(TABLE, responses, strict=True))
 
 
+@pytest.mark.whole_request
 @pytest.mark.parametrize("raises", RAISED)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("make", MAKES)
@@ -166,11 +167,13 @@ def streamed(gateway: Gateway) -> dict[Case, httpx.Response]:
     return dict(zip(STREAMS, asyncio.run(_send_all(gateway, requests)), strict=True))
 
 
+@pytest.mark.whole_request
 @pytest.mark.parametrize("case", STREAMS, ids="-".join)
 def test_every_run_on_a_stream_is_one_span(gateway: Gateway, streamed: dict[Case, httpx.Response], case: Case) -> None:
     _assert_one_span(_trace(gateway, streamed[case]), *case[1:])
 
 
+@pytest.mark.whole_request
 @pytest.mark.parametrize("name", THROUGH)
 def test_every_run_on_a_pass_through_is_one_span(gateway: Gateway, name: str) -> None:
     make, mode, raises = name.split("-")
