@@ -66,6 +66,7 @@ class Installation:
     unbuilt: set[str] = field(default_factory=set)
     adopted: bool = False
     announced: bool = False
+    guardrails: upstream.GuardrailWatch = field(default_factory=upstream.GuardrailWatch)
 
     def note(self, line: str) -> None:
         """Have a line said with the start-up report, or at once where that has been given."""
@@ -141,6 +142,10 @@ def _arrange(installation: Installation) -> None:
             lambda name, error: _preset_is_unbuilt(installation, name, error),
         ),
         lambda: upstream.wrap_authenticated(request_authenticated),
+        installation.guardrails.install,
+        installation.guardrails.make_spans,
+        upstream.withhold_texts,
+        lambda: upstream.wrap_authenticated(installation.guardrails.look),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
         lambda: upstream.wrap_shutdown(
             lambda: flush_everything(
@@ -303,6 +308,7 @@ def _published(installation: Installation, logger: Any) -> None:
         if console_is_wanted(installation.settings.console, backends=len(backends)):
             draw_on_console(logger.tracer_provider, shows_content=upstream.captures_content(logger))
             backends.append(("console", None))
+    installation.guardrails.look()
     with contained("dropping the MCP SDK's message spans"):
         upstream.drop_mcp_message_spans()
     with contained("mounting the request layer"):

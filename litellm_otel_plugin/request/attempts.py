@@ -64,6 +64,8 @@ class Attempt:
     ended_at: float | None = None
     # What ended it: an exception, or a name where none was seen.
     failure: BaseException | str | None = None
+    # What the provider answered, where that was not a stream: LiteLLM tells of no answer that a guardrail then refused.
+    answer: object = None
     # What is known of this one alone, where the call's details are overwritten by the next.
     noted: dict[str, Any] = field(default_factory=dict)
     # What the span's maker holds open for it.
@@ -78,7 +80,7 @@ class Attempt:
 
     def forget(self) -> None:
         """Let go of what is not ours: a task that outlives the request still sees the attempt."""
-        self.noted, self.span, self.task, self.context = {}, None, None, Context()
+        self.noted, self.answer, self.span, self.task, self.context = {}, None, None, None, Context()
 
     def runs_beside(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it is made at the same time as one of that task's."""

@@ -31,6 +31,7 @@ from litellm_otel_plugin.upstream.exporters import (
     wrap_exporters,
     wrap_resource,
 )
+from litellm_otel_plugin.upstream.guardrails import GuardrailWatch, withhold_texts
 from litellm_otel_plugin.upstream.loggers import (
     adopt_provider,
     belongs_to_a_logger,
@@ -73,6 +74,7 @@ __all__ = [
     "REMADE_DOORS",
     "UNANNOUNCED_DOORS",
     "V2_SWITCH",
+    "GuardrailWatch",
     "adopt_provider",
     "application",
     "belongs_to_a_logger",
@@ -110,6 +112,7 @@ __all__ = [
     "v2_flag",
     "v2_is_refused",
     "v2_loggers",
+    "withhold_texts",
     "wrap_authenticated",
     "wrap_exporters",
     "wrap_provider_client",

@@ -82,12 +82,14 @@ class AttemptSpans:
         if attempt.span is None:  # LiteLLM makes no span of it
             self.calls.closed(attempt)
 
-    def ended(self, own: OwnCall, request_data: Mapping[str, Any], failure: BaseException | None) -> None:
+    def ended(
+        self, own: OwnCall, request_data: Mapping[str, Any], failure: BaseException | None, answer: object
+    ) -> None:
         """An attempt has failed, or was answered in whole. LiteLLM tells its loggers of the first failure alone."""
         attempt = self._under_way(own, request_data)
         if attempt is None:
             return
-        attempt.call.logging_object = own.logging_object
+        attempt.call.logging_object, attempt.answer = own.logging_object, answer
         attempt.end(failure)
         if failure is not None and own.details.get(FAILURES_ARE_TOLD_KEY):
             self._close_untold(attempt)
@@ -145,7 +147,7 @@ class AttemptSpans:
             self.calls.closed(attempt)
             return
         ended = datetime.fromtimestamp(attempt.ended_at or 0.0)  # noqa: DTZ006 - LiteLLM's times are naive local ones
-        payload = _payload(attempt, details, ended)
+        payload = _payload(attempt, details, ended, attempt.answer)
         if payload is None:
             _name_failure(attempt.span.span, attempt.failure)
         self._close_with(attempt, {**details, PAYLOAD_KEY: payload}, None, ended)
@@ -160,7 +162,7 @@ class AttemptSpans:
         )
 
 
-def _payload(attempt: Attempt, details: Mapping[str, Any], ended: Any, answer: object = None) -> Any:
+def _payload(attempt: Attempt, details: Mapping[str, Any], ended: Any, answer: object) -> Any:
     """What LiteLLM would have told its loggers."""
     failure, logging_object = attempt.failure, attempt.call.logging_object
     if logging_object is None:

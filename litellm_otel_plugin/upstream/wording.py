@@ -128,18 +128,18 @@ class Wordings:
         """Put attributes of Langfuse's on a span, for those alone that speak its words."""
         without_content = {name: value for name, value in attributes.items() if name not in _LANGFUSES_CONTENT}
         if LANGFUSES_WORDS in self._plain.config.mapper_names:
-            span.set_attributes(attributes if _captures(self._plain) else without_content)
+            span.set_attributes(attributes if captures(self._plain) else without_content)
         for wording in tuple(self._others.values()):
             logger = wording.loggers[0]
             if LANGFUSES_WORDS in logger.config.mapper_names:
-                visible = attributes if _captures(logger) else without_content
+                visible = attributes if captures(logger) else without_content
                 self._vocabularies.add(span, wording.vocabulary, visible)
 
     def _note(self, role: Any, span: Span, data: Any, end_time_ns: int | None) -> None:
         plain: Mapping[str, Any] | None = None
         for wording in tuple(self._others.values()):
             # One that may see less than the plain words show is never left with those.
-            narrower = _captures(self._plain) and not _captures(wording.loggers[0])
+            narrower = captures(self._plain) and not captures(wording.loggers[0])
             if not narrower and not any(map(self._is_wanted, wording.loggers)):
                 continue
             if not isinstance(data, take(seams.SPAN_DATA)):
@@ -224,10 +224,11 @@ def _wording_key(logger: Any) -> tuple[Any, ...]:
 
 
 def _view_of(logger: Any) -> dict[str, Any]:
-    return {"capture_content": _captures(logger), "metadata_keys": tuple(logger.config.baggage_metadata_keys)}
+    return {"capture_content": captures(logger), "metadata_keys": tuple(logger.config.baggage_metadata_keys)}
 
 
-def _captures(logger: Any) -> bool:
+def captures(logger: Any) -> bool:
+    """Whether a logger puts prompts and answers on spans."""
     # The switches that every callback of LiteLLM's can have: of a folded one, nobody else would look at them.
     hidden = getattr(logger, "turn_off_message_logging", False) is True or not getattr(logger, "message_logging", True)
     return bool(logger.config.capture_span_content) and not hidden

@@ -189,7 +189,7 @@ def test_a_stream_that_knows_ascii_only_gets_every_line() -> None:
     provider.add_span_processor(ConsoleProcessor(io.TextIOWrapper(raw, encoding="ascii", write_through=True)))
     _request(provider)
     provider.force_flush()
-    assert b"7?4 tokens retry spans=3" in raw.getvalue()
+    assert b"7?4 tokens spans=3" in raw.getvalue()
 
 
 def test_the_view_is_attached_once() -> None:

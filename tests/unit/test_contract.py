@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import logging
@@ -13,7 +14,8 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
 from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.views import OPERATOR
-from litellm_otel_plugin.upstream import tenants
+from litellm_otel_plugin.request.guardrails import Run
+from litellm_otel_plugin.upstream import guardrails, tenants
 from litellm_otel_plugin.upstream.logs import SERVER_LOGGERS
 from tests.support.spans import SpanMemory
 
@@ -272,6 +274,52 @@ def test_litellms_loggers_are_marked_unless_it_does_so_itself(monkeypatch: pytes
         for each, filters in before.items():
             each.filters[:] = filters
     assert marked == names
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_what_is_known_of_a_guardrail() -> None:
+    from fastapi import HTTPException  # noqa: PLC0415 - as above
+    from litellm.integrations import custom_guardrail  # noqa: PLC0415
+    from litellm.proxy.utils import _UpstreamStreamBoundary, unified_guardrail  # noqa: PLC0415
+
+    assert _parameters(upstream.take(seams.EMIT_GUARDRAIL)) == ["entry"]
+    run = Run(object(), "mine", "pre_call", started_at=1.0, ended_at=2.0, seconds=0.5)
+    run.failed_with(custom_guardrail.BlockedPiiEntityError("EMAIL_ADDRESS"), deliberately=True)
+    data = upstream.take(seams.GUARDRAIL_DATA).from_logging_entry(run.entry())
+    told = (data.guardrail_name, data.mode, data.status, data.action, data.violation_categories)
+    assert told == ("mine", "pre_call", "guardrail_intervened", "block", ("EMAIL_ADDRESS",))
+    assert (data.start_time, data.end_time, data.duration, data.response_json) == (1.0, 2.0, 0.5, None)
+    assert (data.error.error_type, data.error.message) == ("guardrail_intervened", "block")
+
+    guardrail = upstream.take(seams.GUARDRAIL)
+    assert all(hasattr(guardrail, hook) for hook in guardrails.HOOKS)
+    assert guardrail._is_guardrail_intervention(HTTPException(400))
+    assert not guardrail._is_guardrail_intervention(ValueError())
+    assert guardrail.records_own_guardrail_information is False
+    assert isinstance(unified_guardrail, upstream.take(seams.GUARDRAIL_RUNNER))
+    # LiteLLM looks at the class for this one, and at what the class has for its marker.
+    applied = type("Applied", (guardrail,), {"apply_guardrail": lambda *_: None})
+    assert custom_guardrail.LOGS_GUARDRAIL_INFORMATION_MARKER in vars(vars(applied)["apply_guardrail"])
+    assert _UpstreamStreamBoundary.failure is not None  # a slot
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_where_the_text_of_a_failure_comes_from() -> None:
+    described = upstream.take(seams.FAILURE)(ValueError("quoted"), status_code=400)
+    assert described.message == "quoted"
+    assert dataclasses.replace(described, message=None, stack_trace=None).error_type == "ValueError"
+    log_failure = upstream.take(seams.FAILED_CALLS).async_log_failure_event
+    assert _parameters(log_failure) == ["self", "kwargs", "response_obj", "start_time", "end_time"]
+    parse = upstream.module(seams.PAYLOADS_MODULE)._parse_error
+    payload = {
+        "status": "failure",
+        "error_str": "quoted",
+        "error_information": {"error_message": "quoted", "traceback": "quoted", "error_class": "ValueError"},
+    }
+    assert "quoted" in str(parse(payload))
+    told = guardrails._without_message({"standard_logging_object": payload})["standard_logging_object"]
+    assert "quoted" not in str(parse(told))
+    assert parse(told).error_type == "ValueError"
 
 
 def test_the_instrumentation_has_what_we_reach_for() -> None:
