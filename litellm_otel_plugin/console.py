@@ -21,6 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.attempts import ATTEMPT_REASON
 from litellm_otel_plugin.request.server_span import ERROR_CODE, PREPROCESSING_DURATION
 
 if TYPE_CHECKING:
@@ -274,6 +275,7 @@ def _facts(span: ReadableSpan) -> str:
         tokens = [attributes.get(GENAI_INPUT_TOKENS), attributes.get(GENAI_OUTPUT_TOKENS)]
         if any(count is not None for count in tokens):
             facts.append(f"{tokens[0] or 0}→{tokens[1] or 0} tokens")
+        facts.append(str(attributes.get(ATTEMPT_REASON, "")))
     error = attributes.get(ERROR_TYPE)
     if error is not None and str(error) not in facts:
         facts.append(str(error))

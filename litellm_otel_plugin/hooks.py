@@ -73,11 +73,9 @@ class OtelPlugin(CustomLogger):
         self, request_data: Mapping[str, Any], response: Any, call_type: Any
     ) -> None:
         """A provider has answered in whole. LiteLLM tells its loggers later."""
-        del response, call_type
+        del call_type
         with contained("noting an answer"):
-            own = upstream.own_call(request_data)
-            if own is not None and self.spans is not None:
-                self.spans.answered(own, request_data)
+            self._attempt_ended(request_data, answer=response)
 
     async def async_post_call_failure_deployment_hook(
         self,
@@ -90,9 +88,18 @@ class OtelPlugin(CustomLogger):
         """An attempt has failed; more may follow."""
         del call_type, fallback_depth
         with contained("noting a failed attempt"):
-            own = upstream.own_call(request_data)
-            if own is not None and self.spans is not None:
-                self.spans.failed(own, request_data, original_exception)
+            self._attempt_ended(request_data, failure=original_exception)
+
+    def _attempt_ended(
+        self, request_data: Mapping[str, Any], *, failure: Exception | None = None, answer: object = None
+    ) -> None:
+        own, record = upstream.own_call(request_data), current_record()
+        if own is None:
+            return
+        if self.spans is not None:
+            self.spans.ended(own, request_data, failure, answer)
+        elif record is not None:
+            record.handoffs.ended(own.details, failure)
 
     async def async_log_failure_event(
         self,

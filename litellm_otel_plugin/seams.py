@@ -13,6 +13,7 @@ LOGGER_MODULE = "litellm.integrations.otel.logger"
 PROVIDERS_MODULE = "litellm.integrations.otel.plumbing.providers"
 MOUNT_MODULE = "litellm.integrations.otel.mount"
 AUTH_MODULE = "litellm.proxy.auth.user_api_key_auth"
+LOGS_MODULE = "litellm._logging"
 LOGGING_MODULE = "litellm.litellm_core_utils.litellm_logging"
 LOGGING_WORKER_MODULE = "litellm.litellm_core_utils.logging_worker"
 
@@ -25,6 +26,9 @@ PAYLOADS_MODULE = "litellm.integrations.otel.model.payloads"
 PRESETS_MODULE = "litellm.integrations.otel.presets"
 EARLIER_MODULE = "litellm.integrations.opentelemetry"
 TLS_MODULE = "litellm.llms.custom_httpx.http_handler"
+
+GUARDRAIL_MODULE = "litellm.integrations.custom_guardrail"
+GUARDRAIL_RUNNER_MODULE = "litellm.proxy.guardrails.guardrail_hooks.unified_guardrail.unified_guardrail"
 
 OPENAI_CLIENT_MODULE = "openai._base_client"
 
@@ -289,6 +293,54 @@ SYNC_HTTP_CLIENT = Seam(
     purpose="sends the requests to providers that are called in a thread",
     lost="`traceparent` on requests to providers",
 )
+TEXT_LOGS = Seam(
+    LOGS_MODULE,
+    "CorrelationPlainFormatter",
+    purpose="formats text log lines and appends the trace_id that is on a record",
+    lost="span_id in text log lines",
+)
+JSON_LOGS = Seam(
+    LOGS_MODULE,
+    "_RESERVED_CORRELATION_FIELDS",
+    purpose="the fields of JSON log lines that what a message quotes cannot claim",
+    lost="protection of span_id in JSON log lines from what a message quotes",
+)
+GUARDRAILS_LOST = "one span per guardrail: those that do not report themselves have none, and texts stay on spans"
+GUARDRAIL = Seam(
+    GUARDRAIL_MODULE, "CustomGuardrail", purpose="tells guardrails from other callbacks", lost=GUARDRAILS_LOST
+)
+GUARDRAIL_RUNNER = Seam(
+    GUARDRAIL_RUNNER_MODULE,
+    "UnifiedLLMGuardrails",
+    purpose="runs the guardrails that only say how a text is judged",
+    lost=GUARDRAILS_LOST,
+)
+GUARDRAIL_SPANS_LOST = "one span per guardrail: those that do not report themselves have none"
+EMIT_GUARDRAIL = Seam(
+    LOGGER_MODULE,
+    "emit_guardrail_span",
+    purpose="makes the span of a guardrail that reported itself: of each, once it is over",
+    lost=GUARDRAIL_SPANS_LOST,
+)
+GUARDRAIL_DATA = Seam(
+    PAYLOADS_MODULE,
+    "GuardrailSpanData",
+    purpose="what is known of a guardrail's run: the name of what it raised is put there",
+    lost=GUARDRAIL_SPANS_LOST,
+)
+GUARDRAIL_TEXTS_LOST = "keeping what a guardrail blocked off the spans of the request and of its call"
+FAILURE = Seam(
+    LOGGER_MODULE,
+    "_span_error_from_exception",
+    purpose="describes an exception on the SERVER span",
+    lost=GUARDRAIL_TEXTS_LOST,
+)
+FAILED_CALLS = Seam(
+    LOGGER_MODULE,
+    "OpenTelemetryV2",
+    purpose="its async_log_failure_event describes an exception on the span of a call",
+    lost=GUARDRAIL_TEXTS_LOST,
+)
 SEAMS = (
     PUBLISH,
     STARTUP_LOGGING,
@@ -330,6 +382,14 @@ SEAMS = (
     PAYLOAD,
     HTTP_CLIENT,
     SYNC_HTTP_CLIENT,
+    TEXT_LOGS,
+    JSON_LOGS,
+    GUARDRAIL,
+    GUARDRAIL_RUNNER,
+    EMIT_GUARDRAIL,
+    GUARDRAIL_DATA,
+    FAILURE,
+    FAILED_CALLS,
 )
 
 

@@ -32,6 +32,10 @@ SMALLEST_QUEUE_BYTES = 1024 * 1024
 MOST_TENANTS = 10_000
 
 
+# What a caller's trace does to a request's.
+RemoteParent = Literal["continue", "link", "ignore"]
+
+
 class SettingsError(ValueError):
     """One or more settings cannot be used. Its text names each of them and shows no value."""
 
@@ -102,6 +106,15 @@ class Settings(_Switch):
     propagate: bool = Field(
         default=False,
         description="Requests to providers carry a `traceparent` whose parent is the attempt's span; a caller's never.",
+    )
+    remote_parent: Annotated[RemoteParent, BeforeValidator(_lower)] = Field(
+        default="continue",
+        description="What a caller's `traceparent` does: its trace is continued, or a trace of the request's own is "
+        "linked to it (`link`) or knows nothing of it (`ignore`).",
+    )
+    log_correlation: bool = Field(
+        default=True,
+        description="LiteLLM's log records of a request carry its `trace_id` and `span_id`.",
     )
     fold: bool = Field(
         default=True,

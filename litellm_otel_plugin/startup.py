@@ -30,6 +30,7 @@ from litellm_otel_plugin.delivery import Delivery, Limits
 from litellm_otel_plugin.guard import contained, guard
 from litellm_otel_plugin.privacy import variables_named_in
 from litellm_otel_plugin.request.chain import ChainError
+from litellm_otel_plugin.request.log_records import mark_with_ids
 from litellm_otel_plugin.request.record import record_of_context
 from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
@@ -65,6 +66,7 @@ class Installation:
     unbuilt: set[str] = field(default_factory=set)
     adopted: bool = False
     announced: bool = False
+    guardrails: upstream.GuardrailWatch = field(default_factory=upstream.GuardrailWatch)
 
     def note(self, line: str) -> None:
         """Have a line said with the start-up report, or at once where that has been given."""
@@ -140,12 +142,17 @@ def _arrange(installation: Installation) -> None:
             lambda name, error: _preset_is_unbuilt(installation, name, error),
         ),
         lambda: upstream.wrap_authenticated(request_authenticated),
+        installation.guardrails.install,
+        installation.guardrails.make_spans,
+        upstream.withhold_texts,
+        lambda: upstream.wrap_authenticated(installation.guardrails.look),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
         lambda: upstream.wrap_shutdown(
             lambda: flush_everything(
                 installation.settings.shutdown_seconds, installation.plugin.delivery, installation.plugin.open_calls
             )
         ),
+        *(_CORRELATE_LOGS if installation.settings.log_correlation else ()),
         *(_deliver_by_ourselves(installation) if installation.settings.delivery == "shared" else ()),
         *((upstream.propagate_to_providers,) if installation.settings.propagate else ()),
         *(_fold(installation) if installation.settings.fold else ()),
@@ -153,6 +160,13 @@ def _arrange(installation: Installation) -> None:
     for arrangement in arrangements:
         with _switching_off(installation):
             arrangement()
+
+
+_CORRELATE_LOGS = (
+    lambda: upstream.mark_log_records(mark_with_ids),
+    upstream.show_span_id_in_text_logs,
+    upstream.keep_span_id_of_json_logs,
+)
 
 
 def _deliver_by_ourselves(installation: Installation) -> tuple[Callable[[], None], ...]:
@@ -294,6 +308,7 @@ def _published(installation: Installation, logger: Any) -> None:
         if console_is_wanted(installation.settings.console, backends=len(backends)):
             draw_on_console(logger.tracer_provider, shows_content=upstream.captures_content(logger))
             backends.append(("console", None))
+    installation.guardrails.look()
     with contained("dropping the MCP SDK's message spans"):
         upstream.drop_mcp_message_spans()
     with contained("mounting the request layer"):
@@ -331,6 +346,7 @@ def _mount(installation: Installation, provider: TracerProvider) -> None:
             legacy_names=installation.settings.http_semconv == "dup" or "http/dup" in opt_in,
             excluded_paths=excluded_paths,
             server_timing=installation.settings.server_timing,
+            remote_parent=installation.settings.remote_parent,
         )
         installation.off.update(mounted.off)
 

@@ -137,9 +137,15 @@ def _in_words(span: ReadableSpan, notes: _Notes, vocabulary: Vocabulary) -> Read
     return span if attributes is None else copied(span, attributes=attributes)
 
 
-def _with(attributes: Any, more: Mapping[str, Any]) -> BoundedAttributes:
+def with_room_for(attributes: Any, more: Mapping[str, Any]) -> BoundedAttributes:
+    """Both, where the first alone is held to its limit."""
+    return _with(attributes, more, room=len(more))
+
+
+def _with(attributes: Any, more: Mapping[str, Any], room: int = 0) -> BoundedAttributes:
     """Both, within the limits of the first, which what was dropped there stays counted against."""
     limit = getattr(attributes, "maxlen", None)
+    limit = None if limit is None else limit + room
     longest = getattr(attributes, "max_value_len", None)
     both = BoundedAttributes(limit, dict(attributes or {}), immutable=False, max_value_len=longest)
     for name, value in more.items():

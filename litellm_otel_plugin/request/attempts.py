@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+# What a CLIENT span says of its attempt, whatever words its backend speaks.
+ATTEMPT, ATTEMPT_REASON = "litellm.attempt", "litellm.attempt.reason"
+OF_AN_ATTEMPT = (ATTEMPT, ATTEMPT_REASON)
+
 # Why there was one more attempt.
 RETRY, FALLBACK, PARALLEL = "retry", "fallback", "parallel"
 
@@ -60,6 +64,8 @@ class Attempt:
     ended_at: float | None = None
     # What ended it: an exception, or a name where none was seen.
     failure: BaseException | str | None = None
+    # What the provider answered, where that was not a stream: LiteLLM tells of no answer that a guardrail then refused.
+    answer: object = None
     # What is known of this one alone, where the call's details are overwritten by the next.
     noted: dict[str, Any] = field(default_factory=dict)
     # Whether what is noted is its own also where another ran beside it.
@@ -75,6 +81,10 @@ class Attempt:
             self.call.provider.stop()
             if self.task is not None:  # one that lives for long, as a session's, would keep all that it made
                 self.task.remove_done_callback(self.task_is_done)
+
+    def forget(self) -> None:
+        """Let go of what is not ours: a task that outlives the request still sees the attempt."""
+        self.noted, self.answer, self.span, self.task, self.context = {}, None, None, None, Context()
 
     def runs_beside(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether it is made at the same time as one of that task's."""
@@ -93,6 +103,8 @@ class Call:
     details: Mapping[str, Any]
     call_id: object
     first_ns: int = 0
+    # Made for no request that keeps it: nobody will say when that is over.
+    is_stray: bool = False
     made: int = 0
     provider: Stopwatch = field(default_factory=Stopwatch)
     # Those whose span has not been made yet.
@@ -126,6 +138,10 @@ class Call:
         if task is not None:
             task.add_done_callback(attempt.task_is_done)
         return attempt
+
+    def forget(self) -> None:
+        """Let go of LiteLLM's objects."""
+        self.details, self.logging_object = {}, None
 
     def under_way(self) -> Attempt | None:
         """The attempt that the running task makes, else the first that is not over."""

@@ -63,8 +63,8 @@ class Handoffs:
         # The entry holds the details, so no other object can get their id.
         call = self._calls.get(id(details), known)
         if call is None:
-            call = Call(details, call_id)
-            if len(self._calls) < MOST_CALLS:
+            call = Call(details, call_id, is_stray=len(self._calls) >= MOST_CALLS)
+            if not call.is_stray:
                 self._calls[id(details)] = call
         self.last_attempt_at = time.time()
         return call.begin(route)
@@ -72,6 +72,13 @@ class Handoffs:
     def call_of(self, details: Mapping[str, Any]) -> Call | None:
         """The call with these details, where one was handed to a provider."""
         return self._calls.get(id(details))
+
+    def ended(self, details: Mapping[str, Any], failure: BaseException | None = None) -> None:
+        """A call with these details has failed once, or was answered in whole."""
+        call = self._calls.get(id(details))
+        attempt = call.under_way() if call is not None else None
+        if attempt is not None:
+            attempt.end(failure)
 
     @property
     def calls(self) -> list[Call]:
@@ -127,7 +134,10 @@ class Handoffs:
         return any(call.details is details for call in self._own_calls(None))
 
     def forget(self) -> None:
-        """Let go of LiteLLM's objects."""
+        """Let go of LiteLLM's objects, but for calls that wait for its word on how they ended."""
+        for call in self._calls.values():
+            if call.request_over_at is None:
+                call.forget()
         self._calls.clear()
         self.own = None
 

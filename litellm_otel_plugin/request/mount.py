@@ -20,6 +20,7 @@ from opentelemetry.util.http import ExcludeList, parse_excluded_urls
 from starlette.middleware.errors import ServerErrorMiddleware
 
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.caller import CallersTraceLayer, linking_to_the_caller
 from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.request.layer import RequestLayer
 from litellm_otel_plugin.request.record import current_record
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from opentelemetry.trace import TracerProvider
+
+    from litellm_otel_plugin.settings import RemoteParent
 
 EXCLUDED_URLS = "OTEL_PYTHON_FASTAPI_EXCLUDED_URLS"
 CONTRIB_PACKAGE = "opentelemetry.instrumentation."
@@ -50,15 +53,17 @@ def mount(
     legacy_names: bool,
     excluded_paths: str,
     server_timing: bool = False,
+    remote_parent: RemoteParent = "continue",
 ) -> Mounted:
     """Put contrib's middleware and our layer around ``application``; a second call changes nothing."""
     stack = getattr(application, "middleware_stack", None)
     if stack is None:
         raise ChainError("the application's middleware stack does not exist yet")
     mounted = Mounted()
-    if isinstance(getattr(stack, "app", None), RequestLayer):
+    if any(isinstance(link, RequestLayer) for link in _links(stack)):
         return mounted
     stack, earlier = _without_contrib(stack)
+    request_hook = _kept_hook(earlier, "server_request_hook")
     semconv = _SemanticConventions(legacy_names=legacy_names)
     with semconv.in_force(mounted):
         middleware = OpenTelemetryMiddleware(
@@ -69,14 +74,16 @@ def mount(
             # Not the global one: where another SDK claimed that, the SERVER span would leave its own trace.
             tracer_provider=tracer_provider,
             default_span_details=SpanDetails(legacy_names=legacy_names),
-            server_request_hook=_kept_hook(earlier, "server_request_hook"),
+            server_request_hook=linking_to_the_caller(request_hook) if remote_parent == "link" else request_hook,
             client_request_hook=_kept_hook(earlier, "client_request_hook"),
             client_response_hook=_kept_hook(earlier, "client_response_hook"),
             # One span per ASGI message would be most of the trace and say nothing.
             exclude_spans=["receive", "send"],
         )
     _put_route_on_metrics(middleware, mounted)
-    application.middleware_stack = middleware
+    application.middleware_stack = (
+        middleware if remote_parent == "continue" else CallersTraceLayer(middleware, keeps_link=remote_parent == "link")
+    )
     return mounted
 
 
@@ -112,6 +119,12 @@ def _excluded_urls(earlier: OpenTelemetryMiddleware | None, default_paths: str) 
 
 def _is_litellms(earlier: OpenTelemetryMiddleware) -> bool:
     return _written_name(earlier.server_request_hook) in HOOKS_NOT_KEPT
+
+
+def _links(stack: Any) -> Iterator[Any]:
+    while stack is not None:
+        yield stack
+        stack = getattr(stack, "app", None)
 
 
 def _without_contrib(stack: Any) -> tuple[Any, OpenTelemetryMiddleware | None]:

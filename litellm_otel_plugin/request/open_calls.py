@@ -56,7 +56,7 @@ class OpenCalls:
             attempt = record.begin_attempt(details, call_id, route, known)
             record.open_calls = self
         else:
-            attempt = (known or Call(details, call_id)).begin(route)
+            attempt = (known or Call(details, call_id, is_stray=True)).begin(route)
         if attempt is not None:
             self._add(attempt.call)
         return attempt
@@ -92,6 +92,9 @@ class OpenCalls:
             if not call.open:
                 self._calls.pop(id(call.details), None)
                 self._waiting.pop(id(call.details), None)
+        attempt.forget()
+        if not call.open and (call.is_stray or call.request_over_at is not None):
+            call.forget()
 
     def request_is_over(self, calls: Iterable[Call], failure: BaseException | str | None) -> None:
         """The request that made them was answered, or ended without: they wait for LiteLLM's word no longer than so."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED
+from litellm_otel_plugin.request.guardrails import Guardrails
 from litellm_otel_plugin.request.handoff import Handoffs
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class RequestRecord:
     # ended before.
     asked_callbacks: frozenset[str] | None = None
     early_spans: list[ReadableSpan] = field(default_factory=list)
+    guardrails: Guardrails = field(default_factory=Guardrails)
 
     # Where the calls wait that LiteLLM has not told the end of.
     open_calls: OpenCalls | None = None
@@ -75,7 +77,9 @@ class RequestRecord:
     def is_over(self) -> None:
         """Nothing of it is to come but what LiteLLM tells of its calls afterwards."""
         if self.open_calls is not None:
-            failure = CLIENT_DISCONNECTED if self.client_gone else self.exception
+            failure: BaseException | str | None = CLIENT_DISCONNECTED if self.client_gone else self.exception
+            if isinstance(failure, BaseException) and self.guardrails.caused(failure):
+                failure = type(failure).__name__  # its text may quote what was blocked
             self.open_calls.request_is_over(self.handoffs.calls, failure)
 
     def forget(self) -> None:

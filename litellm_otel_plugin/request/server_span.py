@@ -24,6 +24,8 @@ from litellm_otel_plugin.request.route import route_template
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from opentelemetry.trace import Span
+
     from litellm_otel_plugin.request.record import RequestRecord
 
 CALL_ID = "litellm.call_id"
@@ -82,11 +84,16 @@ def stamp_outcome(record: RequestRecord, *, exception_passes: bool = False) -> N
     if record.finished:
         return
     learn_route(record)
+    record.guardrails.finish()
     record.finished = True
     if record.span.is_recording():
         _stamp(record)
         if not exception_passes:
             _record_exception(record)
+        elif record.exception is not None and record.guardrails.caused(record.exception):
+            _record_exception(record)
+            _fail(record, error_name(record.exception, None, None))
+            _take_no_more_of_it(record.span)
     record.is_over()
     record.forget()
 
@@ -156,10 +163,20 @@ def _record_exception(record: RequestRecord) -> None:
         return
     if any(event.name == EXCEPTION_EVENT for event in record.span.events):
         return
-    message = str(exception)[:LONGEST_MESSAGE]
-    record.span.add_event(EXCEPTION_EVENT, {EXCEPTION_TYPE: name, EXCEPTION_MESSAGE: message})
+    message = "" if record.guardrails.caused(exception) else str(exception)[:LONGEST_MESSAGE]
+    attributes = {EXCEPTION_TYPE: name, EXCEPTION_MESSAGE: message} if message else {EXCEPTION_TYPE: name}
+    record.span.add_event(EXCEPTION_EVENT, attributes)
     if not _described(record):
-        record.span.set_status(Status(StatusCode.ERROR, f"{name}: {message}"))
+        record.span.set_status(Status(StatusCode.ERROR, f"{name}: {message}" if message else name))
+
+
+def _take_no_more_of_it(span: Span) -> None:
+    """Contrib's middleware records whatever passes it, with text and stack: the span is done with this exception."""
+
+    def nothing(*_: Any, **__: Any) -> None:
+        """It has been recorded, without its text."""
+
+    vars(span).update(record_exception=nothing, set_status=nothing)
 
 
 def _described(record: RequestRecord) -> bool:

@@ -31,6 +31,7 @@ from litellm_otel_plugin.upstream.exporters import (
     wrap_exporters,
     wrap_resource,
 )
+from litellm_otel_plugin.upstream.guardrails import GuardrailWatch, withhold_texts
 from litellm_otel_plugin.upstream.loggers import (
     adopt_provider,
     belongs_to_a_logger,
@@ -40,6 +41,7 @@ from litellm_otel_plugin.upstream.loggers import (
     register_hooks,
     v2_loggers,
 )
+from litellm_otel_plugin.upstream.logs import keep_span_id_of_json_logs, mark_log_records, show_span_id_in_text_logs
 from litellm_otel_plugin.upstream.propagation import propagate_to_providers
 from litellm_otel_plugin.upstream.start import (
     V2_SWITCH,
@@ -72,6 +74,7 @@ __all__ = [
     "REMADE_DOORS",
     "UNANNOUNCED_DOORS",
     "V2_SWITCH",
+    "GuardrailWatch",
     "adopt_provider",
     "application",
     "belongs_to_a_logger",
@@ -85,7 +88,9 @@ __all__ = [
     "excluded_paths",
     "is_placeholder",
     "json_log_handlers",
+    "keep_span_id_of_json_logs",
     "let_v2_feed_phoenix",
+    "mark_log_records",
     "module",
     "own_call",
     "plugin_settings",
@@ -98,6 +103,7 @@ __all__ = [
     "report_unbuilt_presets",
     "retire_earlier_loggers",
     "settle_tenant_trees",
+    "show_span_id_in_text_logs",
     "silence_placeholder_exporter",
     "startup_logging_name",
     "take",
@@ -106,6 +112,7 @@ __all__ = [
     "v2_flag",
     "v2_is_refused",
     "v2_loggers",
+    "withhold_texts",
     "wrap_authenticated",
     "wrap_exporters",
     "wrap_provider_client",

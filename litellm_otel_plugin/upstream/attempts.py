@@ -20,6 +20,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.attempts import ATTEMPT, ATTEMPT_REASON
 from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.open_calls import OpenCalls
 from litellm_otel_plugin.request.record import record_of_context
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from litellm_otel_plugin.request.attempts import Attempt, Call
     from litellm_otel_plugin.request.record import RequestRecord
 
-ATTEMPT, ATTEMPT_REASON = "litellm.attempt", "litellm.attempt.reason"
 FAILURES_ARE_TOLD_KEY = "has_logged_async_failure"
 PAYLOAD_KEY = "standard_logging_object"
 
@@ -82,21 +82,19 @@ class AttemptSpans:
         if attempt.span is None:  # LiteLLM makes no span of it
             self.calls.closed(attempt)
 
-    def failed(self, own: OwnCall, request_data: Mapping[str, Any], failure: BaseException) -> None:
-        """An attempt has failed. LiteLLM tells its loggers of the first failure of a call alone."""
+    def ended(
+        self, own: OwnCall, request_data: Mapping[str, Any], failure: BaseException | None, answer: object
+    ) -> None:
+        """An attempt has failed, or was answered in whole. LiteLLM tells its loggers of the first failure alone."""
         attempt = self._under_way(own, request_data)
         if attempt is None:
             return
-        attempt.call.logging_object = own.logging_object
+        attempt.call.logging_object, attempt.answer = own.logging_object, answer
         attempt.end(failure)
-        if own.details.get(FAILURES_ARE_TOLD_KEY):
+        if failure is not None and own.details.get(FAILURES_ARE_TOLD_KEY):
             self._close_untold(attempt)
-
-    def answered(self, own: OwnCall, request_data: Mapping[str, Any]) -> None:
-        """A provider has answered, in whole."""
-        attempt = self._under_way(own, request_data)
-        if attempt is not None:
-            attempt.end()
+        elif attempt.call.is_stray:
+            self.calls.request_is_over([attempt.call], failure)
 
     def _under_way(self, own: OwnCall, request_data: Mapping[str, Any]) -> Attempt | None:
         call = self.calls.of(own.details)
@@ -150,7 +148,7 @@ class AttemptSpans:
             self.calls.closed(attempt)
             return
         ended = datetime.fromtimestamp(attempt.ended_at or 0.0)  # noqa: DTZ006 - LiteLLM's times are naive local ones
-        payload = _payload(attempt, details, ended)
+        payload = _payload(attempt, details, ended, attempt.answer)
         if payload is None and attempt.span.span is not None:  # LiteLLM ends such a span as it is
             _name_failure(attempt.span.span, attempt.failure)
             _stamp(attempt.span.span, attempt)
@@ -175,7 +173,7 @@ def _tell_apart(attempt: Attempt, request_data: Mapping[str, Any] | None = None)
     attempt.noted.update(own)
 
 
-def _payload(attempt: Attempt, details: Mapping[str, Any], ended: Any, answer: object = None) -> Any:
+def _payload(attempt: Attempt, details: Mapping[str, Any], ended: Any, answer: object) -> Any:
     """What LiteLLM would have told its loggers."""
     failure, logging_object = attempt.failure, attempt.call.logging_object
     if logging_object is None:

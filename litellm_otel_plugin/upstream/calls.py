@@ -57,7 +57,7 @@ class OwnCall:
     @property
     def details(self) -> Mapping[str, Any]:
         """What LiteLLM tells its hooks of it; the same object all along."""
-        details: Mapping[str, Any] = self.logging_object.model_call_details
+        details: Mapping[str, Any] = getattr(self.logging_object, "model_call_details", {})
         return details
 
     def is_described_by(self, details: object) -> bool:
@@ -126,10 +126,11 @@ def deployment_asked(noted: Mapping[str, Any]) -> Mapping[str, Any]:
         each["litellm_params"] | {"model_info": each.get("model_info")}
         for each in _deployments()
         if each["litellm_params"]["model"].rpartition("/")[2] == model
-        and address.startswith(str(each["litellm_params"].get("api_base") or ""))
+        and address.startswith(each["litellm_params"].get("api_base") or "")
     ]
-    asked = [each for each in asked if each.get("api_base")] or asked  # no address of its own fits every address
-    return asked[0] if len(asked) == 1 else {}
+    # One that names an address is meant rather than one that leaves it to the provider's own.
+    named = [each for each in asked if each.get("api_base")] or asked
+    return named[0] if len(named) == 1 else {}
 
 
 def _group_of(model_info: Mapping[str, Any]) -> str | None:

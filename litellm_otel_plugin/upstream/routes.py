@@ -15,6 +15,7 @@ from opentelemetry.trace import INVALID_SPAN, Link, get_current_span, set_span_i
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.attempts import OF_AN_ATTEMPT
 from litellm_otel_plugin.upstream.access import module, take
 from litellm_otel_plugin.upstream.tenants import MOST_RESOURCES
 from litellm_otel_plugin.upstream.wording import in_its_view
@@ -97,6 +98,9 @@ class Routes:
         for logger, detached in copies:
             with contained("ending a copy of a span"):
                 own = in_its_view(data, logger)
+                detached.set_attributes(
+                    {name: value for name, value in span.attributes.items() if name in OF_AN_ATTEMPT}
+                )
                 logger._emitter.finish_span(role, detached, own, end_time_ns=end_time_ns)  # noqa: SLF001
 
     def _take(

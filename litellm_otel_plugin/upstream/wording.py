@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from opentelemetry.sdk.trace import Span, SpanProcessor, _Span
 
 from litellm_otel_plugin import seams
-from litellm_otel_plugin.backends.vocabularies import Vocabulary
+from litellm_otel_plugin.backends.vocabularies import Vocabulary, with_room_for
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.attempts import OF_AN_ATTEMPT
 from litellm_otel_plugin.upstream.access import module, put, take
 
 if TYPE_CHECKING:
@@ -54,11 +55,14 @@ class Wording:
     def attributes(self, role: Any, span: Span, data: Any, end_time_ns: int | None) -> Any:
         """All attributes of a span, as if the logger had been alone with it."""
         (logger, *_) = self.loggers
+        before = span.attributes or {}
+        ours = {name: before[name] for name in OF_AN_ATTEMPT if name in before}
         twin = _Span(
             name=span.name,
             context=span.get_span_context(),
             resource=span.resource,
-            attributes=span.attributes,
+            # Without ours: they would take the places of what LiteLLM fits into the span's limit.
+            attributes={name: value for name, value in before.items() if name not in ours},
             kind=span.kind,
             span_processor=SpanProcessor(),
             instrumentation_scope=span.instrumentation_scope,
@@ -66,7 +70,7 @@ class Wording:
         )
         twin.start(start_time=span.start_time)
         logger._emitter.finish_span(role, twin, in_its_view(data, logger), end_time_ns=end_time_ns)  # noqa: SLF001
-        return twin._attributes  # noqa: SLF001 - with the count of what was dropped
+        return with_room_for(twin._attributes, ours)  # noqa: SLF001 - with the count of what was dropped
 
 
 class Wordings:
@@ -124,18 +128,18 @@ class Wordings:
         """Put attributes of Langfuse's on a span, for those alone that speak its words."""
         without_content = {name: value for name, value in attributes.items() if name not in _LANGFUSES_CONTENT}
         if LANGFUSES_WORDS in self._plain.config.mapper_names:
-            span.set_attributes(attributes if _captures(self._plain) else without_content)
+            span.set_attributes(attributes if captures(self._plain) else without_content)
         for wording in tuple(self._others.values()):
             logger = wording.loggers[0]
             if LANGFUSES_WORDS in logger.config.mapper_names:
-                visible = attributes if _captures(logger) else without_content
+                visible = attributes if captures(logger) else without_content
                 self._vocabularies.add(span, wording.vocabulary, visible)
 
     def _note(self, role: Any, span: Span, data: Any, end_time_ns: int | None) -> None:
         plain: Mapping[str, Any] | None = None
         for wording in tuple(self._others.values()):
             # One that may see less than the plain words show is never left with those.
-            narrower = _captures(self._plain) and not _captures(wording.loggers[0])
+            narrower = captures(self._plain) and not captures(wording.loggers[0])
             if not narrower and not any(map(self._is_wanted, wording.loggers)):
                 continue
             if not isinstance(data, take(seams.SPAN_DATA)):
@@ -220,10 +224,11 @@ def _wording_key(logger: Any) -> tuple[Any, ...]:
 
 
 def _view_of(logger: Any) -> dict[str, Any]:
-    return {"capture_content": _captures(logger), "metadata_keys": tuple(logger.config.baggage_metadata_keys)}
+    return {"capture_content": captures(logger), "metadata_keys": tuple(logger.config.baggage_metadata_keys)}
 
 
-def _captures(logger: Any) -> bool:
+def captures(logger: Any) -> bool:
+    """Whether a logger puts prompts and answers on spans."""
     # The switches that every callback of LiteLLM's can have: of a folded one, nobody else would look at them.
     hidden = getattr(logger, "turn_off_message_logging", False) is True or not getattr(logger, "message_logging", True)
     return bool(logger.config.capture_span_content) and not hidden

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from litellm_otel_plugin.request.attempts import ATTEMPT
 from tests.support import folded
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.folded import (
@@ -315,6 +316,8 @@ def test_each_backend_is_told_of_a_large_call_what_it_is_told_alone() -> None:
     with feeding(presets, ("otel", *presets), folded.CONTENT) as house:
         trees = same_tree_at(house.receivers, _large(house.gateway.proxy))
         together = {name: _stable(client_span(spans).attributes) for name, spans in trees.items()}
+    # Ours comes on top: it takes no place from what LiteLLM fits into the span's limit.
+    assert [attributes.pop(ATTEMPT) for attributes in together.values()] == [1, 1, 1]
     for name, attributes in together.items():
         assert attributes == _alone(name), name
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anthropic
@@ -19,6 +17,7 @@ from websockets.sync.client import connect
 
 from tests.support.config import PLUGIN
 from tests.support.gateway import Gateway, running, unique_path
+from tests.support.golden import compare_with_golden
 from tests.support.probe import PROBE_FILE
 from tests.support.provider import Reply
 from tests.support.proxy import MASTER_KEY, trace_id_of
@@ -26,12 +25,12 @@ from tests.support.trees import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from websockets.sync.connection import Connection
 
     from tests.support.receiver import ReceivedSpan
 
-GOLDEN = Path(__file__).parent / "golden"
 ALWAYS = {
     "http.request.method": str,
     "url.path": str,
@@ -84,34 +83,27 @@ def test_the_first_request_to_a_lazily_loaded_route_has_its_route(gateway: Gatew
 # --- golden traces ----------------------------------------------------------------------------------------------------
 
 
-def _golden(name: str, spans: list[ReceivedSpan]) -> None:
-    if "WRITE_GOLDEN" in os.environ:
-        (GOLDEN / f"{name}.txt").write_text(tree(spans))
-        pytest.fail("written: read the difference before you commit it")
-    assert tree(spans) == (GOLDEN / f"{name}.txt").read_text()
-
-
 def test_golden_chat(gateway: Gateway) -> None:
     response = gateway.proxy.client.post("/v1/chat/completions", json=_chat())
-    _golden("chat", gateway.trace_of(response, kinds=("SERVER", "CLIENT")))
+    compare_with_golden("chat", gateway.trace_of(response, kinds=("SERVER", "CLIENT")))
 
 
 def test_golden_streamed_messages(gateway: Gateway) -> None:
     response = gateway.proxy.client.post("/v1/messages", json=_messages(stream=True, metadata={"user_id": "u"}))
     assert response.text.count("event: ") > 5
-    _golden("streamed_messages", gateway.trace_of(response, kinds=("SERVER", "CLIENT")))
+    compare_with_golden("streamed_messages", gateway.trace_of(response, kinds=("SERVER", "CLIENT")))
 
 
 def test_golden_rate_limited(gateway: Gateway) -> None:
     gateway.provider.replies.append(Reply(status=429))
     response = gateway.proxy.client.post("/v1/chat/completions", json=_chat())
-    _golden("rate_limited", gateway.trace_of(response, kinds=("SERVER", "CLIENT")))
+    compare_with_golden("rate_limited", gateway.trace_of(response, kinds=("SERVER", "CLIENT")))
 
 
 def test_golden_wrong_key(gateway: Gateway) -> None:
     headers = {"authorization": "Bearer sk-wrong"}
     response = gateway.proxy.client.post("/v1/chat/completions", json=_chat(), headers=headers)
-    _golden("wrong_key", gateway.trace_of(response))
+    compare_with_golden("wrong_key", gateway.trace_of(response))
 
 
 # --- every outcome ----------------------------------------------------------------------------------------------------

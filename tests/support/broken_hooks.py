@@ -18,8 +18,7 @@ for place, name in (
     (layer, "_observe"),
     (layer, "_close"),
     (open_calls.OpenCalls, "begin"),
-    (attempts.AttemptSpans, "failed"),
-    (attempts.AttemptSpans, "answered"),
+    (attempts.AttemptSpans, "ended"),
 ):
     assert hasattr(place, name), name
     setattr(place, name, _raise)

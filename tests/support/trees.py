@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Values that no two runs share. They are replaced by their type, so that a missing or mistyped one still shows.
 _VOLATILE = re.compile(
     r"(duration_ms$|^server\.port$|^client\.port$|call_id$|response_time|time_to_first|litellm\.model\.id$|stack_?trace$"
-    r"|^user_agent\.original$|litellm\.cost\.|\.trace_id$|^network\.protocol\.version$|^server\.address$)"
+    r"|^user_agent\.original$|litellm\.cost\.|litellm\.guardrail\.duration$|\.trace_id$|^network\.protocol\.version$|^server\.address$)"
 )
 
 

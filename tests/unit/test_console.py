@@ -67,6 +67,7 @@ def _request(provider: TracerProvider, *, failed: bool = False) -> None:
     }
     call = tracer.start_span("chat gpt-4o", context=below, kind=SpanKind.CLIENT, attributes=llm, start_time=20 * MS)
     if failed:
+        call.set_attribute("litellm.attempt.reason", "retry")
         call.set_status(Status(StatusCode.ERROR))
         server.set_status(Status(StatusCode.ERROR))
     call.end(90 * MS)
@@ -111,7 +112,7 @@ def test_prompts_and_answers_are_shown_on_request_only() -> None:
 def test_one_line() -> None:
     assert one_line(_spans(failed=True)).plain == (
         "trace=00000000000000000000000000000abc POST /v1/chat/completions 100.0ms "
-        "429 12.5 ms before the provider RateLimitError gpt-4o 7→4 tokens spans=3"
+        "429 12.5 ms before the provider RateLimitError gpt-4o 7→4 tokens retry spans=3"
     )
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,7 +14,9 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 
 from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.views import OPERATOR
-from litellm_otel_plugin.upstream import tenants
+from litellm_otel_plugin.request.guardrails import Run
+from litellm_otel_plugin.upstream import guardrails, tenants
+from litellm_otel_plugin.upstream.logs import SERVER_LOGGERS
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -222,6 +227,101 @@ def test_a_logging_object_describes_one_call() -> None:
     assert rejected.first_handoff_at() is None
 
 
+@pytest.fixture
+def _litellms_log_lines_are_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    formatter = upstream.take(seams.TEXT_LOGS)
+    monkeypatch.setattr(formatter, "format", formatter.format)
+    monkeypatch.setattr(upstream.module(seams.LOGS_MODULE), seams.JSON_LOGS.attribute, upstream.take(seams.JSON_LOGS))
+
+
+@pytest.mark.usefixtures("_litellms_log_lines_are_put_back")
+def test_how_ids_show_in_litellms_log_lines() -> None:
+    plain = upstream.take(seams.TEXT_LOGS)("%(message)s")
+    as_json = upstream.module(seams.LOGS_MODULE).JsonFormatter()
+    quoting = "Request: {'span_id': 'a client chose it'}"
+    bare, entry = (logging.LogRecord("LiteLLM", logging.INFO, "f.py", 1, quoting, (), None) for _ in range(2))
+    entry.trace_id, entry.span_id = "aa", "bb"
+    assert plain.format(entry) == f"{quoting} [trace_id=aa]"
+    upstream.show_span_id_in_text_logs()
+    upstream.keep_span_id_of_json_logs()
+    assert plain.format(entry) == f"{quoting} [trace_id=aa span_id=bb]"
+    assert plain.format(bare) == quoting
+    assert json.loads(as_json.format(entry)).items() >= {"trace_id": "aa", "span_id": "bb"}.items()
+    assert json.loads(as_json.format(bare)).keys().isdisjoint({"trace_id", "span_id"})
+
+
+def test_litellms_loggers_are_marked_unless_it_does_so_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    import litellm  # noqa: PLC0415 - as above
+
+    marked = []
+    named = vars(upstream.module(seams.LOGS_MODULE))
+    loggers = [value for name, value in named.items() if name.startswith("verbose_")]
+    names = [each.name for each in loggers]
+    assert {"LiteLLM", "LiteLLM Proxy", "LiteLLM Router"} <= set(names)
+    before = {each: list(each.filters) for each in (*loggers, *map(logging.getLogger, SERVER_LOGGERS))}
+
+    def mark(entry: logging.LogRecord) -> bool:
+        marked.append(entry.name)
+        return True
+
+    try:
+        upstream.mark_log_records(mark)
+        for by_itself in (False, True):
+            monkeypatch.setattr(litellm, "request_correlation_in_logs", by_itself)
+            for each in loggers:
+                assert each.filter(logging.LogRecord(each.name, logging.INFO, "f.py", 1, "hi", (), None))
+    finally:
+        for each, filters in before.items():
+            each.filters[:] = filters
+    assert marked == names
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_what_is_known_of_a_guardrail() -> None:
+    from fastapi import HTTPException  # noqa: PLC0415 - as above
+    from litellm.integrations import custom_guardrail  # noqa: PLC0415
+    from litellm.proxy.utils import _UpstreamStreamBoundary, unified_guardrail  # noqa: PLC0415
+
+    assert _parameters(upstream.take(seams.EMIT_GUARDRAIL)) == ["entry"]
+    run = Run(object(), "mine", "pre_call", started_at=1.0, ended_at=2.0, seconds=0.5)
+    run.failed_with(custom_guardrail.BlockedPiiEntityError("EMAIL_ADDRESS"), deliberately=True)
+    data = upstream.take(seams.GUARDRAIL_DATA).from_logging_entry(run.entry())
+    told = (data.guardrail_name, data.mode, data.status, data.action, data.violation_categories)
+    assert told == ("mine", "pre_call", "guardrail_intervened", "block", ("EMAIL_ADDRESS",))
+    assert (data.start_time, data.end_time, data.duration, data.response_json) == (1.0, 2.0, 0.5, None)
+    assert (data.error.error_type, data.error.message) == ("guardrail_intervened", "block")
+
+    guardrail = upstream.take(seams.GUARDRAIL)
+    assert all(hasattr(guardrail, hook) for hook in guardrails.HOOKS)
+    assert guardrail._is_guardrail_intervention(HTTPException(400))
+    assert not guardrail._is_guardrail_intervention(ValueError())
+    assert guardrail.records_own_guardrail_information is False
+    assert isinstance(unified_guardrail, upstream.take(seams.GUARDRAIL_RUNNER))
+    # LiteLLM looks at the class for this one, and at what the class has for its marker.
+    applied = type("Applied", (guardrail,), {"apply_guardrail": lambda *_: None})
+    assert custom_guardrail.LOGS_GUARDRAIL_INFORMATION_MARKER in vars(vars(applied)["apply_guardrail"])
+    assert _UpstreamStreamBoundary.failure is not None  # a slot
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_where_the_text_of_a_failure_comes_from() -> None:
+    described = upstream.take(seams.FAILURE)(ValueError("quoted"), status_code=400)
+    assert described.message == "quoted"
+    assert dataclasses.replace(described, message=None, stack_trace=None).error_type == "ValueError"
+    log_failure = upstream.take(seams.FAILED_CALLS).async_log_failure_event
+    assert _parameters(log_failure) == ["self", "kwargs", "response_obj", "start_time", "end_time"]
+    parse = upstream.module(seams.PAYLOADS_MODULE)._parse_error
+    payload = {
+        "status": "failure",
+        "error_str": "quoted",
+        "error_information": {"error_message": "quoted", "traceback": "quoted", "error_class": "ValueError"},
+    }
+    assert "quoted" in str(parse(payload))
+    told = guardrails._without_message({"standard_logging_object": payload})["standard_logging_object"]
+    assert "quoted" not in str(parse(told))
+    assert parse(told).error_type == "ValueError"
+
+
 def test_the_instrumentation_has_what_we_reach_for() -> None:
     assert _parameters(OpenTelemetryMiddleware._set_server_span) == [
         "self",
@@ -234,6 +334,6 @@ def test_the_instrumentation_has_what_we_reach_for() -> None:
     stability._initialize()  # type: ignore[no-untyped-call]
     assert _semconv._OpenTelemetryStabilitySignalType.HTTP in stability._OTEL_SEMCONV_STABILITY_SIGNAL_MAPPING
     assert {"HTTP", "HTTP_DUP"} <= set(_semconv._StabilityMode.__members__)
-    assert {"excluded_urls", "default_span_details", "exclude_spans", "tracer_provider"} <= set(
-        _parameters(OpenTelemetryMiddleware)
-    )
+    assert {
+        "excluded_urls", "default_span_details", "exclude_spans", "server_request_hook", "tracer_provider"
+    } <= set(_parameters(OpenTelemetryMiddleware))  # fmt: skip

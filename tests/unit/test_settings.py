@@ -33,6 +33,8 @@ def test_defaults() -> None:
         "http_semconv": "stable",
         "server_timing": False,
         "propagate": False,
+        "remote_parent": "continue",
+        "log_correlation": True,
         "fold": True,
         "delivery": "shared",
         "queue_bytes": 64 * 1024 * 1024,
