@@ -8,6 +8,8 @@ from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from litellm_otel_plugin.request.errors import CANCELLED
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,8 +20,8 @@ OF_AN_ATTEMPT = (ATTEMPT, ATTEMPT_REASON)
 # Why there was one more attempt.
 RETRY, FALLBACK, PARALLEL = "retry", "fallback", "parallel"
 
-# How an attempt ended that raised nothing which we were told of.
-CANCELLED, SUPERSEDED = "cancelled", "superseded"
+# How an attempt ended that raised nothing which we were told of, and whose task was not cancelled.
+SUPERSEDED = "superseded"
 
 
 # The attempt that this code was started by; what it starts in turn sees it too.

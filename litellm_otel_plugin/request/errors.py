@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 CLIENT_DISCONNECTED = "client_disconnected"
+CANCELLED = "cancelled"
 # The conventions' own value for a failure that has no name.
 UNNAMED = "_OTHER"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -154,6 +155,8 @@ def _started(record: RequestRecord, message: Message) -> Message:
 def _close(record: RequestRecord, passing: BaseException | None) -> None:
     if isinstance(passing, Exception):
         record.failed_with(passing)
+    elif isinstance(passing, asyncio.CancelledError) and record.scope["type"] == "http":
+        record.cancelled = not record.response_complete
     if not record.response_complete and not record.finished:
         if record.client_gone and not record.response_started:
             record.status = CLIENT_CLOSED_REQUEST

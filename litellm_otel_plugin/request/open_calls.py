@@ -14,7 +14,8 @@ from contextvars import Context
 from typing import TYPE_CHECKING, Any
 
 from litellm_otel_plugin.guard import contained
-from litellm_otel_plugin.request.attempts import CANCELLED, Call
+from litellm_otel_plugin.request.attempts import Call
+from litellm_otel_plugin.request.errors import CANCELLED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

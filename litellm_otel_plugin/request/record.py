@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED
+from litellm_otel_plugin.request.errors import CANCELLED, CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.guardrails import Guardrails
 from litellm_otel_plugin.request.handoff import Handoffs
 
@@ -51,6 +51,8 @@ class RequestRecord:
     first_byte_ms: float | None = None
     response_complete: bool = False
     client_gone: bool = False
+    # The task that served it was cancelled before the end of its answer, as servers do when they stop.
+    cancelled: bool = False
     finished: bool = False
     # The callbacks that the key's team asks for beside the operator's; `None` until that is known, and the spans that
     # ended before.
@@ -74,10 +76,17 @@ class RequestRecord:
             return None
         return self.handoffs.begin(details, call_id, route, known)
 
+    @property
+    def ended_early(self) -> str | None:
+        """What ended it that is no exception of the application's."""
+        if self.client_gone:
+            return CLIENT_DISCONNECTED
+        return CANCELLED if self.cancelled else None
+
     def is_over(self) -> None:
         """Nothing of it is to come but what LiteLLM tells of its calls afterwards."""
         if self.open_calls is not None:
-            failure: BaseException | str | None = CLIENT_DISCONNECTED if self.client_gone else self.exception
+            failure: BaseException | str | None = self.ended_early or self.exception
             if isinstance(failure, BaseException) and self.guardrails.caused(failure):
                 failure = type(failure).__name__  # its text may quote what was blocked
             self.open_calls.request_is_over(self.handoffs.calls, failure)

@@ -18,7 +18,7 @@ from opentelemetry.semconv.attributes.http_attributes import (
 )
 from opentelemetry.trace import Status, StatusCode
 
-from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED, error_name, exception_name
+from litellm_otel_plugin.request.errors import error_name, exception_name
 from litellm_otel_plugin.request.route import route_template
 
 if TYPE_CHECKING:
@@ -133,8 +133,8 @@ def _stamp_error(record: RequestRecord) -> None:
     if failed_status is not None:
         span.set_attribute(ERROR_CODE, failed_status)
     exception = record.exception
-    if record.client_gone and exception is None:
-        _fail(record, CLIENT_DISCONNECTED)
+    if record.ended_early is not None and exception is None:
+        _fail(record, record.ended_early)
         return
     if record.close_code is not None:
         _fail(record, exception_name(exception) or str(record.close_code))

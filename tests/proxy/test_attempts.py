@@ -130,7 +130,7 @@ def test_three_failures_are_three_spans(gateway: Gateway, door: str) -> None:
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fallback_is_a_span_with_its_own_model_and_duration(gateway: Gateway, door: str, *, stream: bool) -> None:
-    failing, answering = 0.8, 0.3
+    failing, answering = 0.5, 0.2
     story = Story()
     gateway.provider.tell(story.name, Reply(status=500, delay=failing), Reply(delay=answering))
     response = _ask(gateway, story, door, model="falls", stream=stream)

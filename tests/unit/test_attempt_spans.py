@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import tracemalloc
+from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from opentelemetry.trace import SpanKind, StatusCode
 
 from litellm_otel_plugin.request import open_calls as open_calls_module
-from litellm_otel_plugin.request.record import RequestRecord, open_record
+from litellm_otel_plugin.request.mount import mount
+from litellm_otel_plugin.request.record import RequestRecord, current_record, open_record
 from litellm_otel_plugin.upstream.attempts import AttemptSpans
 from tests.support.folding import ENDED, STARTED, Call
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -60,7 +65,7 @@ def logger(monkeypatch: pytest.MonkeyPatch) -> Iterator[Logger]:
     monkeypatch.setattr(open_calls_module, "MOST_OPEN_CALLS", BOUND)
     memory = SpanMemory()
     logger = OpenTelemetryV2(tracer_provider=memory.provider)
-    with memory.provider.get_tracer("t").start_as_current_span("POST", kind=SpanKind.SERVER):
+    with memory.provider.get_tracer("t").start_as_current_span("of the test"):
         yield Logger(logger, AttemptSpans(logger), memory)
 
 
@@ -164,3 +169,95 @@ async def test_failed_requests_leave_nothing_behind(logger: Logger, monkeypatch:
         tracemalloc.stop()
     assert len(logger.attempts.calls) == 0
     assert after_all < 1.2 * after_the_first
+
+
+# --- streams that nobody reads to their end ---------------------------------------------------------------------------
+
+
+class Stream:
+    """A request whose answer is a stream that stops in the middle, served by hand."""
+
+    def __init__(self, logger: Logger) -> None:
+        self.closed = asyncio.Event()
+        self.stuck = asyncio.Event()
+        self.sent: list[dict[str, Any]] = []
+        self.gone = asyncio.Event()
+        app = FastAPI()
+
+        async def chunks() -> AsyncIterator[bytes]:
+            try:
+                yield b"one"
+                self.stuck.set()
+                await asyncio.Event().wait()
+            finally:
+                self.closed.set()
+
+        @app.get("/stream")
+        async def stream() -> StreamingResponse:
+            logger.begin(self.details, current_record())
+            return StreamingResponse(chunks())
+
+        self.details = Call().details()
+        self.app = app
+        app.middleware_stack = app.build_middleware_stack()
+        mount(app, tracer_provider=logger.memory.provider, legacy_names=False, excluded_paths="")
+
+    def begin(self) -> asyncio.Task[None]:
+        """Serve it where no span is the current one, as a server does."""
+        return Context().run(asyncio.create_task, self._serve())
+
+    async def _serve(self) -> None:
+        scope = {
+            "type": "http", "method": "GET", "path": "/stream", "raw_path": b"/stream", "query_string": b"",
+            "headers": [], "server": ("gateway.example", 4000), "client": ("127.0.0.1", 1), "scheme": "http",
+            "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"}, "root_path": "",
+        }  # fmt: skip
+
+        async def receive() -> dict[str, Any]:
+            await self.gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            self.sent.append(message)
+
+        await self.app(scope, receive, send)
+
+
+def _ended(logger: Logger) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the one SERVER span and the one CLIENT span say."""
+    (server,) = [span for span in logger.memory.spans if span.kind is SpanKind.SERVER]
+    (client,) = logger.clients
+    assert server.context is not None
+    assert client.parent is not None
+    assert client.parent.span_id == server.context.span_id
+    assert server.status.status_code is client.status.status_code is StatusCode.ERROR
+    assert len(logger.attempts.calls) == 0
+    return dict(server.attributes or {}), dict(client.attributes or {})
+
+
+async def test_a_stream_whose_client_leaves(logger: Logger) -> None:
+    stream = Stream(logger)
+    serving = stream.begin()
+    await asyncio.wait_for(stream.stuck.wait(), 10)
+    stream.gone.set()
+    await asyncio.wait_for(serving, 10)
+    logger.attempts.calls.finish_everything()
+    server, client = _ended(logger)
+    assert server["http.response.status_code"] == 200
+    assert server["error.type"] == client["error.type"] == "client_disconnected"
+    assert stream.closed.is_set()
+
+
+async def test_a_stream_whose_task_is_cancelled(logger: Logger) -> None:
+    """As servers do when they stop."""
+    stream = Stream(logger)
+    serving = stream.begin()
+    await asyncio.wait_for(stream.stuck.wait(), 10)
+    serving.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await serving
+    logger.attempts.calls.finish_everything()
+    server, client = _ended(logger)
+    assert server["http.response.status_code"] == 200
+    assert server["error.type"] == client["error.type"] == "cancelled"
+    assert stream.closed.is_set()

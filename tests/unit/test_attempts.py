@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 
 from litellm_otel_plugin.request import open_calls as open_calls_module
 from litellm_otel_plugin.request.attempts import (
-    CANCELLED,
     FALLBACK,
     PARALLEL,
     RETRY,
@@ -28,6 +27,7 @@ from litellm_otel_plugin.request.attempts import (
     Call,
     Stopwatch,
 )
+from litellm_otel_plugin.request.errors import CANCELLED
 from litellm_otel_plugin.request.handoff import MOST_CALLS, Handoffs
 from litellm_otel_plugin.request.mount import mount
 from litellm_otel_plugin.request.open_calls import SECONDS_FOR_LITELLM, OpenCalls
