@@ -78,7 +78,7 @@ class OpenCalls:
         return self._calls.get(id(details))
 
     def of_copy(self, details: Mapping[str, Any]) -> Call | None:
-        """The call whose details these are a copy of: what they hold is the same."""
+        """The call whose details these are a copy of, made to leave something out of them: the rest is the same."""
         params = details.get("litellm_params")
         with self._lock:
             return next((each for each in self._calls.values() if each.details.get("litellm_params") is params), None)
@@ -104,10 +104,13 @@ class OpenCalls:
             if not call.open:
                 continue
             call.request_over_at, call.request_failure = now, failure
-            if failure is not None and not self._will_be_told(call):
-                self._finish(*call.open)
-            else:  # LiteLLM knows nothing of an attempt that it cancelled
-                self._finish(*(each for each in call.open if each.failure == CANCELLED))
+            if failure is None:  # LiteLLM knows nothing of an attempt that it cancelled
+                known = [each for each in call.open if each.failure == CANCELLED]
+            elif self._will_be_told(call):
+                known = [each for each in call.open if each.ended_at is not None]
+            else:
+                known = list(call.open)
+            self._finish(*known)
             if not call.open:
                 continue
             with self._lock:

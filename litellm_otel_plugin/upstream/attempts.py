@@ -30,9 +30,9 @@ from litellm_otel_plugin.upstream.calls import (
     CALL_ID_KEY,
     OwnCall,
     deployment_asked,
-    details_are_copied,
     noted_at_handoff,
     noted_in_request,
+    reached_a_provider,
     route_of,
 )
 
@@ -105,7 +105,7 @@ class AttemptSpans:
 
     def _told(self, kwargs: Mapping[str, Any], start_time: Any, end_time: Any) -> Any:
         """LiteLLM tells how a call ended."""
-        call = self.calls.of(kwargs) or (self.calls.of_copy(kwargs) if details_are_copied() else None)
+        call = self.calls.of(kwargs) or (self.calls.of_copy(kwargs) if reached_a_provider(kwargs) else None)
         if call is None:  # it was closed, or never announced
             return self._close(kwargs, start_time, end_time)
         failed = (kwargs.get(PAYLOAD_KEY) or {}).get("status") == "failure"

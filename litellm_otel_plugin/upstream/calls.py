@@ -42,6 +42,11 @@ def reached_no_provider(model_call_details: Mapping[str, Any]) -> bool:
     return bool(model_call_details.get(NO_PROVIDER_KEY))
 
 
+def reached_a_provider(model_call_details: Mapping[str, Any]) -> bool:
+    """Whether this call has been handed to a provider."""
+    return model_call_details.get("api_call_start_time") is not None
+
+
 class OwnCall:
     """The call that LiteLLM makes for the request itself, by the object that belongs to it alone."""
 
@@ -74,13 +79,6 @@ class OwnCall:
             return None
         instant = details.get("first_api_call_start_time")
         return instant.timestamp() if isinstance(instant, datetime) else None
-
-
-def details_are_copied() -> bool:
-    """Whether LiteLLM copies a call's details for its loggers, without what the operator wants left out."""
-    import litellm  # noqa: PLC0415 - see the package's docstring
-
-    return bool(getattr(litellm, "standard_logging_payload_excluded_fields", None))
 
 
 def route_of(model_call_details: Mapping[str, Any]) -> tuple[object, ...]:
