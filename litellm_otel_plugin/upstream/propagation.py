@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.trace import set_span_in_context
@@ -12,6 +13,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.attempts import current_attempt
+from litellm_otel_plugin.request.record import current_record
 from litellm_otel_plugin.seams import SeamMissing
 from litellm_otel_plugin.upstream.access import take
 
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from litellm_otel_plugin.request.attempts import Attempt
 
 _trace_context = TraceContextTextMapPropagator()
+TRACE_STATE = "tracestate"
 OF_A_CALLER = (*_trace_context.fields, *W3CBaggagePropagator().fields)
 
 
@@ -36,12 +39,27 @@ def _naming_its_parent(send: Any) -> Any:
     @functools.wraps(send)
     def send_with_parent(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
         with contained("propagating the trace to a provider"):
-            attempt = current_attempt.get()
+            attempt = current_attempt.get() or _announced_elsewhere(request)
             if attempt is not None and attempt.ended_at is None:
                 _name_parent(attempt, request)
         return send(self, request, *args, **kwargs)
 
     return send_with_parent
+
+
+def _announced_elsewhere(request: Any) -> Attempt | None:
+    """The request's one attempt under way, where its call was announced in a context of its own, as embeddings are.
+
+    A guardrail that asks its service meanwhile is in the same place, but sends to another.
+    """
+    record = current_record()
+    calls = record.handoffs.calls if record is not None else ()
+    under_way = [each for call in calls for each in call.open if each.ended_at is None]
+    if len(under_way) != 1:
+        return None
+    announced = under_way[0].noted.get("additional_args") or {}
+    address = str(announced.get("api_base") or "")
+    return under_way[0] if request.url.netloc.decode("ascii") == urlsplit(address).netloc else None
 
 
 def _name_parent(attempt: Attempt, request: Any) -> None:
@@ -53,3 +71,4 @@ def _name_parent(attempt: Attempt, request: Any) -> None:
     for name in OF_A_CALLER:
         request.headers.pop(name, None)
     _trace_context.inject(request.headers, context=set_span_in_context(span))
+    request.headers.pop(TRACE_STATE, None)  # the span's own is what a caller's vendors wrote for each other

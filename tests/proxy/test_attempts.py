@@ -217,6 +217,31 @@ def test_what_a_caller_opted_out_of_is_not_exported(gateway: Gateway) -> None:
         assert server.attributes["litellm.attempts"] == attempts
 
 
+@pytest.mark.parametrize(
+    ("door", "content"),
+    [
+        ("/openai/chat/completions", body(CHAT, "{story}")),
+        ("/openai/chat/completions", body(CHAT, "{story}", stream=True)),
+        ("/anthropic/v1/messages", body(MESSAGES, "{story}", model="claude-mock")),
+        ("/v1/embeddings", {"model": "embed", "input": "{story}"}),
+        ("/v1/completions", {"model": "mock", "prompt": "{story}"}),
+        ("/v1beta/models/mock:generateContent", {"contents": [{"role": "user", "parts": [{"text": "{story}"}]}]}),
+    ],
+)
+def test_the_trace_goes_on_at_the_provider_from_every_door(
+    gateway: Gateway, door: str, content: dict[str, Any]
+) -> None:
+    story = Story()
+    filled = json.loads(json.dumps(content).replace("{story}", story.name))
+    of_the_caller = {**story.headers, "tracestate": "vendor=secret", "baggage": "who=secret"}
+    response = gateway.proxy.client.post(door, json=filled, headers=of_the_caller)
+    assert response.status_code == 200, response.text
+    request = attempted(gateway, story.trace_id, 1)
+    _told_of_their_spans(gateway, story, request)
+    (asked,) = gateway.provider.requests_of(story.name)
+    assert "secret" not in json.dumps(asked.headers)
+
+
 # --- the header -------------------------------------------------------------------------------------------------------
 
 
