@@ -52,7 +52,8 @@ class MockProvider:
         self._lock = threading.Lock()
         routes = [
             WebSocketRoute("/v1/realtime", self._talk),
-            Route("/{path:path}", self._serve, methods=["GET", "POST"]),
+            WebSocketRoute("/v1/responses", self._respond),
+            Route("/{path:path}", self._serve, methods=["GET", "POST", "DELETE"]),
         ]
         self.server = ServerThread(Starlette(routes=routes))
 
@@ -73,6 +74,13 @@ class MockProvider:
         await websocket.send_json({"type": "session.created", "session": {"id": "sess_mock", "model": "mock"}})
         async for event in websocket.iter_json():
             await websocket.send_json({"type": "response.done", "event_id": event.get("event_id", "none")})
+
+    async def _respond(self, websocket: WebSocket) -> None:
+        """The Responses API in a session: each event is answered with the events of a stream."""
+        await websocket.accept()
+        async for _ in websocket.iter_json():
+            for event in _responses_events():
+                await websocket.send_json(event)
 
     async def _serve(self, request: Request) -> Response:
         raw = await request.body()
@@ -137,7 +145,51 @@ def _document(path: str, method: str, body: Any) -> dict[str, Any]:
         }
     if path.endswith("/responses"):
         return _responses_document(model)
-    return _assistants_document(path, method, body)
+    return _further_document(path, model) or _assistants_document(path, method, body)
+
+
+def _further_document(path: str, model: str) -> dict[str, Any] | None:
+    """What is answered on the doors beside those of text; ``None`` where this is none of them."""
+    text = "".join(ANSWER)
+    if path.endswith("/completions"):
+        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
+        usage = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
+        ids = {"id": "cmpl-mock", "object": "text_completion", "created": 1, "model": model}
+        return {**ids, "choices": [choice], "usage": usage}
+    if path.endswith("/moderations"):
+        result = {"flagged": False, "categories": {"hate": False}, "category_scores": {"hate": 0.0}}
+        return {"id": "modr-mock", "model": model, "results": [result]}
+    if "/images/" in path:
+        return {"created": 1, "data": [{"b64_json": "AAAA"}]}
+    if path.endswith("/audio/transcriptions"):
+        return {"text": text}
+    if path.endswith("/rerank"):
+        result = {"index": 0, "relevance_score": 0.9}
+        return {"id": "rerank-mock", "results": [result], "meta": {"billed_units": {"search_units": 1}}}
+    if path.endswith("/v2/chat"):  # Cohere's
+        message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
+        tokens = {"input_tokens": 7, "output_tokens": 4}
+        usage = {"billed_units": tokens, "tokens": tokens}
+        return {"id": "chat-mock", "finish_reason": "COMPLETE", "message": message, "usage": usage}
+    if path.endswith(":generateContent"):
+        return _gemini_document()
+    if path.endswith("/converse"):  # Bedrock's
+        return {
+            "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+            "stopReason": "end_turn",
+            "usage": {"inputTokens": 7, "outputTokens": 4, "totalTokens": 11},
+            "metrics": {"latencyMs": 1},
+        }
+    return None
+
+
+def _gemini_document() -> dict[str, Any]:
+    content = {"role": "model", "parts": [{"text": "".join(ANSWER)}]}
+    return {
+        "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
+        "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 4, "totalTokenCount": 11},
+        "modelVersion": "gemini-mock",
+    }
 
 
 def _responses_document(model: str) -> dict[str, Any]:
@@ -160,6 +212,9 @@ def _responses_document(model: str) -> dict[str, Any]:
 
 def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
     metadata = body.get("metadata") if isinstance(body, dict) else None
+    if method == "DELETE":
+        *_, kind, name = path.split("/")
+        return {"id": name, "object": f"{kind.removesuffix('s')}.deleted", "deleted": True}
     if "/runs" in path:
         return {
             "id": "run_mock",
@@ -188,7 +243,7 @@ def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
         }
         return batch if method == "POST" or not path.endswith("/batches") else {"object": "list", "data": [batch]}
     if "/files" in path:
-        return {
+        file = {
             "id": "file-mock",
             "object": "file",
             "bytes": 1,
@@ -197,27 +252,35 @@ def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
             "purpose": "batch",
             "status": "processed",
         }
+        return file if method == "POST" or not path.endswith("/files") else {"object": "list", "data": [file]}
+    if path.endswith("/assistants"):
+        return {"id": "asst_mock", "object": "assistant", "created_at": 1, "model": "mock", "tools": []}
+    if "/vector_stores" in path:
+        return {"id": "vs_mock", "object": "vector_store", "created_at": 1, "name": "mock", "status": "completed"}
     return {"object": "list", "data": [], "echo": {"path": path, "method": method}}
+
+
+def _responses_events() -> list[dict[str, Any]]:
+    done = _responses_document("mock")
+    return [
+        {"type": "response.created", "response": {**done, "status": "in_progress", "output": []}},
+        *(
+            {
+                "type": "response.output_text.delta",
+                "item_id": "msg_mock",
+                "output_index": 0,
+                "content_index": 0,
+                "delta": word,
+            }
+            for word in ANSWER
+        ),
+        {"type": "response.completed", "response": done},
+    ]
 
 
 def _openai_stream(path: str) -> list[str]:
     if path.endswith("/responses"):
-        done = _responses_document("mock")
-        events: list[dict[str, Any]] = [
-            {"type": "response.created", "response": {**done, "status": "in_progress", "output": []}},
-            *(
-                {
-                    "type": "response.output_text.delta",
-                    "item_id": "msg_mock",
-                    "output_index": 0,
-                    "content_index": 0,
-                    "delta": word,
-                }
-                for word in ANSWER
-            ),
-            {"type": "response.completed", "response": done},
-        ]
-        return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+        return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in _responses_events()]
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
         document = {
