@@ -73,7 +73,10 @@ class MockProvider:
         await websocket.accept()
         await websocket.send_json({"type": "session.created", "session": {"id": "sess_mock", "model": "mock"}})
         async for event in websocket.iter_json():
-            await websocket.send_json({"type": "response.done", "event_id": event.get("event_id", "none")})
+            usage = {"total_tokens": 11, "input_tokens": 7, "output_tokens": 4}
+            response = {"id": "resp_mock", "object": "realtime.response", "status": "completed", "output": []}
+            done = {"type": "response.done", "response": {**response, "usage": usage}}
+            await websocket.send_json({**done, "event_id": event.get("event_id", "none")})
 
     async def _respond(self, websocket: WebSocket) -> None:
         """The Responses API in a session: each event is answered with the events of a stream."""
@@ -145,51 +148,61 @@ def _document(path: str, method: str, body: Any) -> dict[str, Any]:
         }
     if path.endswith("/responses"):
         return _responses_document(model)
-    return _further_document(path, model) or _assistants_document(path, method, body)
+    return _further_document(path, method, model) or _assistants_document(path, method, body)
 
 
-def _further_document(path: str, model: str) -> dict[str, Any] | None:
+def _further_document(path: str, method: str, model: str) -> dict[str, Any] | None:
     """What is answered on the doors beside those of text; ``None`` where this is none of them."""
+    if method == "DELETE":
+        *_, kind, name = path.split("/")
+        return {"id": name, "object": f"{kind.removesuffix('s')}.deleted", "deleted": True}
     text = "".join(ANSWER)
-    if path.endswith("/completions"):
-        choice = {"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}
-        usage = {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11}
-        ids = {"id": "cmpl-mock", "object": "text_completion", "created": 1, "model": model}
-        return {**ids, "choices": [choice], "usage": usage}
-    if path.endswith("/moderations"):
-        result = {"flagged": False, "categories": {"hate": False}, "category_scores": {"hate": 0.0}}
-        return {"id": "modr-mock", "model": model, "results": [result]}
-    if "/images/" in path:
-        return {"created": 1, "data": [{"b64_json": "AAAA"}]}
-    if path.endswith("/audio/transcriptions"):
-        return {"text": text}
-    if path.endswith("/rerank"):
-        result = {"index": 0, "relevance_score": 0.9}
-        return {"id": "rerank-mock", "results": [result], "meta": {"billed_units": {"search_units": 1}}}
-    if path.endswith("/v2/chat"):  # Cohere's
-        message = {"role": "assistant", "content": [{"type": "text", "text": text}]}
-        tokens = {"input_tokens": 7, "output_tokens": 4}
-        usage = {"billed_units": tokens, "tokens": tokens}
-        return {"id": "chat-mock", "finish_reason": "COMPLETE", "message": message, "usage": usage}
-    if path.endswith(":generateContent"):
-        return _gemini_document()
-    if path.endswith("/converse"):  # Bedrock's
-        return {
+    tokens = {"input_tokens": 7, "output_tokens": 4}
+    documents: dict[str, dict[str, Any]] = {
+        "/completions": {
+            "id": "cmpl-mock",
+            "object": "text_completion",
+            "created": 1,
+            "model": model,
+            "choices": [{"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11},
+        },
+        "/moderations": {
+            "id": "modr-mock",
+            "model": model,
+            "results": [{"flagged": False, "categories": {"hate": False}, "category_scores": {"hate": 0.0}}],
+        },
+        "/images/generations": {"created": 1, "data": [{"b64_json": "AAAA"}]},
+        "/images/edits": {"created": 1, "data": [{"b64_json": "AAAA"}]},
+        "/audio/transcriptions": {"text": text},
+        "/rerank": {
+            "id": "rerank-mock",
+            "results": [{"index": 0, "relevance_score": 0.9}],
+            "meta": {"billed_units": {"search_units": 1}},
+        },
+        "/v2/chat": {  # Cohere's
+            "id": "chat-mock",
+            "finish_reason": "COMPLETE",
+            "message": {"role": "assistant", "content": [{"type": "text", "text": text}]},
+            "usage": {"billed_units": tokens, "tokens": tokens},
+        },
+        ":generateContent": {
+            "candidates": [
+                {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
+            ],
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 4, "totalTokenCount": 11},
+            "modelVersion": "gemini-mock",
+        },
+        "/converse": {  # Bedrock's
             "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
             "stopReason": "end_turn",
             "usage": {"inputTokens": 7, "outputTokens": 4, "totalTokens": 11},
             "metrics": {"latencyMs": 1},
-        }
-    return None
-
-
-def _gemini_document() -> dict[str, Any]:
-    content = {"role": "model", "parts": [{"text": "".join(ANSWER)}]}
-    return {
-        "candidates": [{"content": content, "finishReason": "STOP", "index": 0}],
-        "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 4, "totalTokenCount": 11},
-        "modelVersion": "gemini-mock",
+        },
+        "/count_tokens": {"input_tokens": 7},
+        "/vector_stores": {"id": "vs_mock", "object": "vector_store", "created_at": 1, "status": "completed"},
     }
+    return next((document for ending, document in documents.items() if path.endswith(ending)), None)
 
 
 def _responses_document(model: str) -> dict[str, Any]:
@@ -212,9 +225,6 @@ def _responses_document(model: str) -> dict[str, Any]:
 
 def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
     metadata = body.get("metadata") if isinstance(body, dict) else None
-    if method == "DELETE":
-        *_, kind, name = path.split("/")
-        return {"id": name, "object": f"{kind.removesuffix('s')}.deleted", "deleted": True}
     if "/runs" in path:
         return {
             "id": "run_mock",
@@ -253,10 +263,6 @@ def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
             "status": "processed",
         }
         return file if method == "POST" or not path.endswith("/files") else {"object": "list", "data": [file]}
-    if path.endswith("/assistants"):
-        return {"id": "asst_mock", "object": "assistant", "created_at": 1, "model": "mock", "tools": []}
-    if "/vector_stores" in path:
-        return {"id": "vs_mock", "object": "vector_store", "created_at": 1, "name": "mock", "status": "completed"}
     return {"object": "list", "data": [], "echo": {"path": path, "method": method}}
 
 

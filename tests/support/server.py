@@ -57,7 +57,8 @@ class ServerThread:
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._server.force_exit = True
+        # Forced, it would cancel a lifespan instead of ending it.
+        self._server.force_exit = self._server.config.lifespan == "off"
         self._thread.join(SECONDS_TO_START)
 
 
