@@ -126,6 +126,9 @@ class AttemptSpans:
 
     def _close_with(self, attempt: Attempt, kwargs: Mapping[str, Any], start_time: Any, end_time: Any) -> Any:
         try:
+            if kwargs.get(PAYLOAD_KEY) is None:  # LiteLLM then ends the span as it is
+                with contained("numbering an attempt"):
+                    _stamp(getattr(attempt.span, "span", None), attempt)
             with _holding(attempt):
                 return self._close(kwargs, start_time, end_time)
         finally:
@@ -242,7 +245,9 @@ def _tell_attempts_apart(emitter: Any) -> None:
     emitter.finish_span = finish_span
 
 
-def _stamp(span: Span, attempt: Attempt) -> None:
+def _stamp(span: Span | None, attempt: Attempt) -> None:
+    if span is None:
+        return
     span.set_attribute(ATTEMPT, attempt.number)
     if attempt.reason is not None:
         span.set_attribute(ATTEMPT_REASON, attempt.reason)
