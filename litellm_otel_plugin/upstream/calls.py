@@ -34,7 +34,7 @@ UNANNOUNCED_DOORS = tuple(
 
 
 # Doors behind which LiteLLM's own HTTP client asks a provider, announced to no hook either.
-COUNTING_DOORS = ("/v1/messages/count_tokens",)
+COUNTING_DOORS = ("/v1/messages/count_tokens", "/utils/token_counter")
 
 
 # Doors behind which LiteLLM's adapter makes the call anew, with a logging object and an id of its own.

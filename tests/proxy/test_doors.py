@@ -486,6 +486,11 @@ DOORS = {
         ),
         _spans("POST /v1/messages/count_tokens", "auth /v1/messages/count_tokens", "route claude"),
     ),
+    "token counter": Door(
+        "Token counts",
+        _send("POST", "/utils/token_counter?call_endpoint=true", json={"model": "claude", "messages": [HI]}),
+        _spans("POST /utils/token_counter", "auth /utils/token_counter", "route claude"),
+    ),
     "models": Door(
         "Models, admin",
         lambda visitor: visitor.openai.models.list(),
