@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 FAILURES_ARE_TOLD_KEY = "has_logged_async_failure"
 PAYLOAD_KEY = "standard_logging_object"
+PASSED_THROUGH = "pass_through_endpoint"
 
 _in_hand: ContextVar[Attempt | None] = ContextVar("litellm_otel_plugin_attempt", default=None)
 
@@ -201,8 +202,9 @@ def _name_failure(span: Span | None, failure: BaseException | str | None) -> Non
 
 
 def _will_be_told(call: Call) -> bool:
-    """Whether LiteLLM will tell how a call ended that has failed; it does so once."""
-    return not call.details.get(FAILURES_ARE_TOLD_KEY)
+    """Whether LiteLLM will tell how a call ended that has failed; once, and never where it passed it through."""
+    passed_through = call.details.get("call_type") == PASSED_THROUGH and isinstance(call.request_failure, Exception)
+    return not call.details.get(FAILURES_ARE_TOLD_KEY) and not passed_through
 
 
 class _SpanInHand(OrderedDict[str, Any]):
