@@ -14,6 +14,7 @@ from litellm_otel_plugin.request.server_span import learn_route
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
     from datetime import datetime
 
     from litellm_otel_plugin.delivery import Delivery, DeliveryStats
@@ -54,7 +55,7 @@ class OtelPlugin(CustomLogger):
             if record is not None:
                 learn_route(record)
                 record.handoffs.own = upstream.own_call(data) or record.handoffs.own
-                record.handoffs.remade = (record.route or "").endswith(upstream.REMADE_DOORS)
+                record.handoffs.remade = upstream.is_made_anew(record.route or "", record.scope["type"])
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: Mapping[str, Any]) -> None:
         """A provider is about to be called, once per attempt."""
@@ -132,12 +133,21 @@ class OtelPlugin(CustomLogger):
                 learn_route(record)
 
 
-@contextmanager
-def request_sent_unannounced(method: str) -> Iterator[None]:
+def request_sent_unannounced(method: str) -> AbstractContextManager[None]:
     """A provider's client sends a request, on a door where LiteLLM announces none."""
+    return _sending(method, upstream.UNANNOUNCED_DOORS)
+
+
+def token_count_sent(method: str) -> AbstractContextManager[None]:
+    """LiteLLM's own client sends a request, perhaps on a door where a provider counts tokens."""
+    return _sending(method, upstream.COUNTING_DOORS)
+
+
+@contextmanager
+def _sending(method: str, doors: tuple[str, ...]) -> Iterator[None]:
     sending = None
     with contained("noting a request to a provider"):
-        sending = _sent_unannounced(method)
+        sending = _sent_unannounced(method, doors)
     try:
         yield
     finally:
@@ -145,12 +155,12 @@ def request_sent_unannounced(method: str) -> Iterator[None]:
             sending.stop()
 
 
-def _sent_unannounced(method: str) -> Stopwatch | None:
+def _sent_unannounced(method: str, doors: tuple[str, ...]) -> Stopwatch | None:
     record = current_record()
     if record is None:
         return None
     learn_route(record)
-    if record.route is None or not record.route.startswith(upstream.UNANNOUNCED_DOORS):
+    if record.route is None or not record.route.startswith(doors):
         return None
     # A run is started with a POST and polled with GETs: only the first is an attempt.
     return record.handoffs.sent_unannounced(is_attempt=method.upper() == record.scope.get("method"))

@@ -285,7 +285,7 @@ HTTP_CLIENT = Seam(
     "httpx",
     "AsyncClient",
     purpose="sends the requests to providers",
-    lost="`traceparent` on requests to providers",
+    lost="`traceparent` on requests to providers, litellm.attempts of token counts",
 )
 SYNC_HTTP_CLIENT = Seam(
     "httpx",

@@ -122,7 +122,11 @@ def _arrange(installation: Installation) -> None:
     if not upstream.proxy_is_running():
         log.warning("this process is no LiteLLM proxy: the plugin has nothing to do in it")
         return
-    from litellm_otel_plugin.hooks import request_authenticated, request_sent_unannounced  # noqa: PLC0415 - as above
+    from litellm_otel_plugin.hooks import (  # noqa: PLC0415 - as above
+        request_authenticated,
+        request_sent_unannounced,
+        token_count_sent,
+    )
 
     with _switching_off(installation):
         upstream.wrap_publish(
@@ -147,6 +151,7 @@ def _arrange(installation: Installation) -> None:
         upstream.withhold_texts,
         lambda: upstream.wrap_authenticated(installation.guardrails.look),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
+        lambda: upstream.wrap_http_client(token_count_sent),
         lambda: upstream.wrap_shutdown(
             lambda: flush_everything(
                 installation.settings.shutdown_seconds, installation.plugin.delivery, installation.plugin.open_calls

@@ -70,6 +70,8 @@ class Attempt:
     answer: object = None
     # What is known of this one alone, where the call's details are overwritten by the next.
     noted: dict[str, Any] = field(default_factory=dict)
+    # Where its first request went, where that is told to the provider.
+    sent_to: bytes | None = None
     # Whether what is noted is its own also where another ran beside it.
     told_apart: bool = False
     # What the span's maker holds open for it.

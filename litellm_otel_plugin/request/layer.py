@@ -8,7 +8,10 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
+from opentelemetry.context import attach, detach
 from opentelemetry.instrumentation.propagators import TraceResponsePropagator, get_global_response_propagator
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import SpanContext
 
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.record import RequestRecord, open_record
@@ -26,6 +29,9 @@ from litellm_otel_plugin.request.span_details import request_method
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
+    from contextvars import Token
+
+    from opentelemetry.context import Context
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -60,7 +66,12 @@ class RequestLayer:
         with contained("opening the record of a request"):
             record = _open(scope)
         if record is None:
-            await self.app(scope, receive, send)
+            untraced = _enter_untraced(scope)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                if untraced is not None:
+                    detach(untraced)
             return
         exchange = _Exchange(record, receive, send, server_timing=self._server_timing)
         returned = False
@@ -110,6 +121,15 @@ def _open(scope: Scope) -> RequestRecord | None:
     context = span.get_span_context()
     # Contrib makes no span for an excluded path, and a disabled SDK none at all: then the caller's is the current one.
     return open_record(scope, span, request_method(scope)) if context.is_valid and not context.is_remote else None
+
+
+def _enter_untraced(scope: Scope) -> Token[Context] | None:
+    """A request without a SERVER span has none below it either: each would be the root of a trace of its own."""
+    if scope["type"] not in ("http", "websocket") or trace.get_current_span().get_span_context().is_valid:
+        return None
+    ids = RandomIdGenerator()
+    unsampled = SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False)
+    return attach(trace.set_span_in_context(trace.NonRecordingSpan(unsampled)))
 
 
 def _observe(record: RequestRecord, message: Message) -> Message:

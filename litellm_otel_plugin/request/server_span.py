@@ -101,9 +101,7 @@ def stamp_outcome(record: RequestRecord, *, exception_passes: bool = False) -> N
 def _stamp(record: RequestRecord) -> None:
     span = record.span
     record.exception = record.exception or record.failure_of_last_attempt()
-    attempts = record.handoffs.attempts(record.call_id)
-    # LiteLLM announces a realtime session's one call again with every message that the client sends.
-    span.set_attribute(ATTEMPTS, min(attempts, 1) if record.scope["type"] == "websocket" else attempts)
+    span.set_attribute(ATTEMPTS, record.handoffs.attempts(record.call_id))
     span.set_attributes(durations(record))
     if record.first_byte_ms is not None:
         span.set_attribute(TIME_TO_FIRST_BYTE, record.first_byte_ms)

@@ -9,9 +9,10 @@ it switches one feature off, says so, and goes on. The proxy is never imported f
 from litellm_otel_plugin.upstream.access import module, proxy_is_running, put, take
 from litellm_otel_plugin.upstream.calls import (
     CALL_ID_KEY,
+    COUNTING_DOORS,
     NO_PROVIDER_KEY,
-    REMADE_DOORS,
     UNANNOUNCED_DOORS,
+    is_made_anew,
     own_call,
     reached_no_provider,
     wrap_team_callbacks,
@@ -56,6 +57,7 @@ from litellm_otel_plugin.upstream.start import (
     v2_flag,
     v2_is_refused,
     wrap_authenticated,
+    wrap_http_client,
     wrap_provider_client,
     wrap_publish,
     wrap_shutdown,
@@ -70,8 +72,8 @@ from litellm_otel_plugin.upstream.tenants import (
 
 __all__ = [
     "CALL_ID_KEY",
+    "COUNTING_DOORS",
     "NO_PROVIDER_KEY",
-    "REMADE_DOORS",
     "UNANNOUNCED_DOORS",
     "V2_SWITCH",
     "GuardrailWatch",
@@ -86,6 +88,7 @@ __all__ = [
     "enable_v2",
     "ensure_v2_logger",
     "excluded_paths",
+    "is_made_anew",
     "is_placeholder",
     "json_log_handlers",
     "keep_span_id_of_json_logs",
@@ -115,6 +118,7 @@ __all__ = [
     "withhold_texts",
     "wrap_authenticated",
     "wrap_exporters",
+    "wrap_http_client",
     "wrap_provider_client",
     "wrap_publish",
     "wrap_resource",

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 FAILURES_ARE_TOLD_KEY = "has_logged_async_failure"
 PAYLOAD_KEY = "standard_logging_object"
+PASSED_THROUGH = "pass_through_endpoint"
 
 _in_hand: ContextVar[Attempt | None] = ContextVar("litellm_otel_plugin_attempt", default=None)
 
@@ -112,7 +113,7 @@ class AttemptSpans:
         attempt = call.told_of(failed=failed)
         if attempt is None:
             return None
-        if call.ran_beside:
+        if call.ran_beside and kwargs.get(PAYLOAD_KEY) is not None:
             _tell_apart(attempt)
             answer = kwargs[PAYLOAD_KEY].get("response")
             kwargs = {**kwargs, PAYLOAD_KEY: _payload(attempt, {**kwargs, **attempt.noted}, end_time, answer)}
@@ -125,6 +126,9 @@ class AttemptSpans:
 
     def _close_with(self, attempt: Attempt, kwargs: Mapping[str, Any], start_time: Any, end_time: Any) -> Any:
         try:
+            if kwargs.get(PAYLOAD_KEY) is None:  # LiteLLM then ends the span as it is
+                with contained("numbering an attempt"):
+                    _stamp(getattr(attempt.span, "span", None), attempt)
             with _holding(attempt):
                 return self._close(kwargs, start_time, end_time)
         finally:
@@ -149,9 +153,8 @@ class AttemptSpans:
             return
         ended = datetime.fromtimestamp(attempt.ended_at or 0.0)  # noqa: DTZ006 - LiteLLM's times are naive local ones
         payload = _payload(attempt, details, ended, attempt.answer)
-        if payload is None and attempt.span.span is not None:  # LiteLLM ends such a span as it is
+        if payload is None and attempt.span.span is not None:
             _name_failure(attempt.span.span, attempt.failure)
-            _stamp(attempt.span.span, attempt)
         self._close_with(attempt, {**details, PAYLOAD_KEY: payload}, None, ended)
 
     def _is_not_to_be_told(self, details: Mapping[str, Any], logging_object: Any) -> bool:
@@ -207,8 +210,9 @@ def _name_failure(span: Span, failure: BaseException | str | None) -> None:
 
 
 def _will_be_told(call: Call) -> bool:
-    """Whether LiteLLM will tell how a call ended that has failed; it does so once."""
-    return not call.details.get(FAILURES_ARE_TOLD_KEY)
+    """Whether LiteLLM will tell how a call ended that has failed; once, and never where it passed it through."""
+    passed_through = call.details.get("call_type") == PASSED_THROUGH and isinstance(call.request_failure, Exception)
+    return not call.details.get(FAILURES_ARE_TOLD_KEY) and not passed_through
 
 
 class _SpanInHand(OrderedDict[str, Any]):
@@ -251,7 +255,9 @@ def _tell_attempts_apart(emitter: Any) -> None:
     emitter.finish_span = finish_span
 
 
-def _stamp(span: Span, attempt: Attempt) -> None:
+def _stamp(span: Span | None, attempt: Attempt) -> None:
+    if span is None:
+        return
     span.set_attribute(ATTEMPT, attempt.number)
     if attempt.reason is not None:
         span.set_attribute(ATTEMPT_REASON, attempt.reason)

@@ -33,8 +33,19 @@ UNANNOUNCED_DOORS = tuple(
 )
 
 
+# Doors behind which LiteLLM's own HTTP client asks a provider, announced to no hook either.
+COUNTING_DOORS = ("/v1/messages/count_tokens", "/utils/token_counter")
+
+
 # Doors behind which LiteLLM's adapter makes the call anew, with a logging object and an id of its own.
 REMADE_DOORS = (":generateContent", ":streamGenerateContent")
+# The same for each of a client's messages, in a session.
+REMADE_SESSIONS = ("/responses",)
+
+
+def is_made_anew(route: str, scope_type: str) -> bool:
+    """Whether the calls behind a door are not the one that LiteLLM shows the door's hook."""
+    return route.endswith(REMADE_SESSIONS if scope_type == "websocket" else REMADE_DOORS)
 
 
 def reached_no_provider(model_call_details: Mapping[str, Any]) -> bool:

@@ -64,9 +64,9 @@ def _announced_elsewhere(request: Any) -> Attempt | None:
 
 def _name_parent(attempt: Attempt, request: Any) -> None:
     # What follows the hand-off goes to the provider; a guardrail's own service, asked while a stream runs, is another.
-    provider = attempt.noted.setdefault("sent_to", request.url.netloc)
+    attempt.sent_to = attempt.sent_to or request.url.netloc
     span = getattr(attempt.span, "span", None)
-    if span is None or request.url.netloc != provider:
+    if span is None or request.url.netloc != attempt.sent_to:
         return
     for name in OF_A_CALLER:
         request.headers.pop(name, None)

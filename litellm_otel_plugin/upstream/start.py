@@ -132,6 +132,21 @@ def wrap_provider_client(sending: Callable[[str], AbstractContextManager[None]])
     client.request = request
 
 
+def wrap_http_client(sending: Callable[[str], AbstractContextManager[None]]) -> None:
+    """Enter ``sending`` with the method of each request that LiteLLM's own client sends, until it is answered."""
+    client = take(seams.HTTP_CLIENT)
+    original = getattr(client, "send", None)
+    if original is None:
+        raise SeamMissing(seams.HTTP_CLIENT)
+
+    @functools.wraps(original)
+    async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        with sending(str(getattr(request, "method", ""))):
+            return await original(self, request, *args, **kwargs)
+
+    client.send = send
+
+
 def drop_mcp_message_spans() -> None:
     """Let the MCP SDK make no span of its own for a message that it serves.
 

@@ -73,7 +73,8 @@ class MockProvider:
         self._lock = threading.Lock()
         routes = [
             WebSocketRoute("/v1/realtime", self._talk),
-            Route("/{path:path}", self._serve, methods=["GET", "POST"]),
+            WebSocketRoute("/v1/responses", self._respond),
+            Route("/{path:path}", self._serve, methods=["GET", "POST", "DELETE"]),
         ]
         self.server = ServerThread(Starlette(routes=routes))
 
@@ -110,7 +111,17 @@ class MockProvider:
         await websocket.accept()
         await websocket.send_json({"type": "session.created", "session": {"id": "sess_mock", "model": "mock"}})
         async for event in websocket.iter_json():
-            await websocket.send_json({"type": "response.done", "event_id": event.get("event_id", "none")})
+            usage = {"total_tokens": 11, "input_tokens": 7, "output_tokens": 4}
+            response = {"id": "resp_mock", "object": "realtime.response", "status": "completed", "output": []}
+            done = {"type": "response.done", "response": {**response, "usage": usage}}
+            await websocket.send_json({**done, "event_id": event.get("event_id", "none")})
+
+    async def _respond(self, websocket: WebSocket) -> None:
+        """The Responses API in a session: each event is answered with the events of a stream."""
+        await websocket.accept()
+        async for _ in websocket.iter_json():
+            for event in _responses_events(Reply().tokens):
+                await websocket.send_json(event)
 
     async def _serve(self, request: Request) -> Response:
         raw = await request.body()
@@ -182,7 +193,61 @@ def _document(path: str, method: str, body: Any, tokens: int = 4) -> dict[str, A
         }
     if path.endswith("/responses"):
         return _responses_document(model, tokens)
-    return _assistants_document(path, method, body)
+    return _further_document(path, method, model) or _assistants_document(path, method, body)
+
+
+def _further_document(path: str, method: str, model: str) -> dict[str, Any] | None:
+    """What is answered on the doors beside those of text; ``None`` where this is none of them."""
+    if method == "DELETE":
+        *_, kind, name = path.split("/")
+        return {"id": name, "object": f"{kind.removesuffix('s')}.deleted", "deleted": True}
+    text = "".join(ANSWER)
+    tokens = {"input_tokens": 7, "output_tokens": 4}
+    documents: dict[str, dict[str, Any]] = {
+        "/completions": {
+            "id": "cmpl-mock",
+            "object": "text_completion",
+            "created": 1,
+            "model": model,
+            "choices": [{"index": 0, "text": text, "finish_reason": "stop", "logprobs": None}],
+            "usage": {"prompt_tokens": 7, "completion_tokens": 4, "total_tokens": 11},
+        },
+        "/moderations": {
+            "id": "modr-mock",
+            "model": model,
+            "results": [{"flagged": False, "categories": {"hate": False}, "category_scores": {"hate": 0.0}}],
+        },
+        "/images/generations": {"created": 1, "data": [{"b64_json": "AAAA"}]},
+        "/images/edits": {"created": 1, "data": [{"b64_json": "AAAA"}]},
+        "/audio/transcriptions": {"text": text},
+        "/rerank": {
+            "id": "rerank-mock",
+            "results": [{"index": 0, "relevance_score": 0.9}],
+            "meta": {"billed_units": {"search_units": 1}},
+        },
+        "/v2/chat": {  # Cohere's
+            "id": "chat-mock",
+            "finish_reason": "COMPLETE",
+            "message": {"role": "assistant", "content": [{"type": "text", "text": text}]},
+            "usage": {"billed_units": tokens, "tokens": tokens},
+        },
+        ":generateContent": {
+            "candidates": [
+                {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
+            ],
+            "usageMetadata": {"promptTokenCount": 7, "candidatesTokenCount": 4, "totalTokenCount": 11},
+            "modelVersion": "gemini-mock",
+        },
+        "/converse": {  # Bedrock's
+            "output": {"message": {"role": "assistant", "content": [{"text": text}]}},
+            "stopReason": "end_turn",
+            "usage": {"inputTokens": 7, "outputTokens": 4, "totalTokens": 11},
+            "metrics": {"latencyMs": 1},
+        },
+        "/count_tokens": {"input_tokens": 7},
+        "/vector_stores": {"id": "vs_mock", "object": "vector_store", "created_at": 1, "status": "completed"},
+    }
+    return next((document for ending, document in documents.items() if path.endswith(ending)), None)
 
 
 def _responses_document(model: str, tokens: int) -> dict[str, Any]:
@@ -233,7 +298,7 @@ def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
         }
         return batch if method == "POST" or not path.endswith("/batches") else {"object": "list", "data": [batch]}
     if "/files" in path:
-        return {
+        file = {
             "id": "file-mock",
             "object": "file",
             "bytes": 1,
@@ -242,27 +307,31 @@ def _assistants_document(path: str, method: str, body: Any) -> dict[str, Any]:
             "purpose": "batch",
             "status": "processed",
         }
+        return file if method == "POST" or not path.endswith("/files") else {"object": "list", "data": [file]}
     return {"object": "list", "data": [], "echo": {"path": path, "method": method}}
+
+
+def _responses_events(tokens: int) -> list[dict[str, Any]]:
+    done = _responses_document("mock", tokens)
+    return [
+        {"type": "response.created", "response": {**done, "status": "in_progress", "output": []}},
+        *(
+            {
+                "type": "response.output_text.delta",
+                "item_id": "msg_mock",
+                "output_index": 0,
+                "content_index": 0,
+                "delta": word,
+            }
+            for word in ANSWER
+        ),
+        {"type": "response.completed", "response": done},
+    ]
 
 
 def _openai_stream(path: str, reply: Reply) -> list[str]:
     if path.endswith("/responses"):
-        done = _responses_document("mock", reply.tokens)
-        events: list[dict[str, Any]] = [
-            {"type": "response.created", "response": {**done, "status": "in_progress", "output": []}},
-            *(
-                {
-                    "type": "response.output_text.delta",
-                    "item_id": "msg_mock",
-                    "output_index": 0,
-                    "content_index": 0,
-                    "delta": word,
-                }
-                for word in ANSWER
-            ),
-            {"type": "response.completed", "response": done},
-        ]
-        return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in events]
+        return [f"event: {event['type']}\ndata: {json.dumps(event)}\n\n" for event in _responses_events(reply.tokens)]
 
     def chunk(delta: dict[str, Any], finish: str | None = None) -> str:
         document = {

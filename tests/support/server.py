@@ -14,6 +14,7 @@ import uvicorn
 if TYPE_CHECKING:
     import subprocess
     from collections.abc import Callable
+    from typing import Literal
 
     from starlette.applications import Starlette
 
@@ -30,7 +31,9 @@ def free_port() -> int:
 class ServerThread:
     """Serves one application between start and stop."""
 
-    def __init__(self, application: Starlette, port: int | None = None) -> None:
+    def __init__(
+        self, application: Starlette, port: int | None = None, *, lifespan: Literal["on", "off"] = "off"
+    ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         config = uvicorn.Config(
@@ -38,7 +41,7 @@ class ServerThread:
             host="127.0.0.1",
             port=self.port,
             log_level="error",
-            lifespan="off",
+            lifespan=lifespan,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=600,  # a connection closed as it is used again would be a failure that nobody scripted
         )
@@ -55,7 +58,8 @@ class ServerThread:
 
     def stop(self) -> None:
         self._server.should_exit = True
-        self._server.force_exit = True
+        # Forced, it would cancel a lifespan instead of ending it.
+        self._server.force_exit = self._server.config.lifespan == "off"
         self._thread.join(SECONDS_TO_START)
 
 

@@ -46,3 +46,21 @@ def _shown(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
         (name, f"<{type(value).__name__}>" if _VOLATILE.search(name) else repr(value))
         for name, value in sorted(attributes.items())
     ]
+
+
+def outline(spans: Sequence[ReceivedSpan]) -> str:
+    """The tree's shape alone: kind (but for INTERNAL) and name of each span, and its status where it has one."""
+    lines = []
+    for line in tree(spans).splitlines():
+        span = re.fullmatch(r"(\s*)(SERVER|CLIENT|INTERNAL) (.*?) (UNSET|OK|ERROR)( ORPHAN)?", line)
+        if span is not None:
+            indent, kind, name, status, orphan = span.groups()
+            words = (
+                "" if kind == "INTERNAL" else kind,
+                name,
+                "" if status == "UNSET" else status,
+                (orphan or "").strip(),
+            )
+            lines.append(indent + " ".join(filter(None, words)))
+    assert len(lines) == len(spans)
+    return "\n".join(lines) + "\n"

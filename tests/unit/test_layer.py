@@ -228,6 +228,30 @@ async def test_what_is_sampled_out_still_says_its_trace() -> None:
     assert not memory.spans
 
 
+async def test_a_path_that_is_not_traced_has_no_span_below_it_either(memory: SpanMemory) -> None:
+    app = FastAPI()
+
+    @app.get("/health")
+    @app.get("/ok")
+    async def checked() -> None:
+        with memory.provider.get_tracer("litellm").start_as_current_span("auth"):
+            pass
+
+    application = Mounted(app, memory)
+    assert (await application.request("GET", "/health")).status_code == 200
+    assert not memory.spans
+    await application.request("GET", "/ok")  # the next request is traced as ever
+    assert {span.name for span in memory.spans} == {"auth", "GET /ok"}
+
+
+async def test_an_empty_list_of_excluded_urls_has_everything_traced(
+    memory: SpanMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_PYTHON_FASTAPI_EXCLUDED_URLS", "")
+    await Mounted(build_application(), memory).request("GET", "/health")
+    assert memory.only().name.startswith("GET")
+
+
 async def test_the_callers_trace_is_continued(application: Mounted, memory: SpanMemory) -> None:
     trace_id, parent = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
     response = await application.request("GET", "/ok/x", headers={"traceparent": f"00-{trace_id}-{parent}-01"})
