@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,10 @@ CLIENT_DISCONNECTED = "client_disconnected"
 CANCELLED = "cancelled"
 # The conventions' own value for a failure that has no name.
 UNNAMED = "_OTHER"
+
+ERROR_EVENT = b"event: error"
+# An error's event is a name and a sentence.
+LONGEST_EVENT = 65_536
 
 # Exceptions that only carry a status to the client. Their names say nothing about what went wrong.
 ENVELOPES = frozenset({"ProxyException", "HTTPException", "WebSocketException"})
@@ -26,6 +31,23 @@ def error_name(exception: BaseException | None, stamped: str | None, status: str
     if stamped and stamped not in ENVELOPES | GROUPS and not stamped.isdecimal():
         return stamped
     return status or _status_of(exception) or UNNAMED
+
+
+def error_event(body: bytes) -> str | None:
+    """The name of an error that a piece of a stream tells of, as Anthropic does after a 200; ``None`` for other pieces.
+
+    LiteLLM passes such an event on and takes the stream for answered.
+    """
+    start = 0 if body.startswith(ERROR_EVENT) else body.find(b"\n" + ERROR_EVENT)  # a line: no data has a raw line end
+    if start < 0:
+        return None
+    _, _, data = body[start : start + LONGEST_EVENT].partition(b"data:")
+    try:
+        told = json.loads(data.partition(b"\n")[0])
+        error = told.get("error") or told
+        return str(error.get("type") or UNNAMED)
+    except (ValueError, AttributeError, RecursionError):
+        return UNNAMED
 
 
 def exception_name(exception: BaseException | None) -> str | None:

@@ -125,6 +125,7 @@ class Run:
 class Guardrails:
     """What a request has to remember of its guardrails."""
 
+    blocked: bool = False
     # By id, so that none of them is kept alive; with the type, for an id is given again.
     _withheld: dict[int, type] = field(default_factory=dict)
     _texts: set[str] = field(default_factory=set)

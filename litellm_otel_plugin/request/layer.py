@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import SpanContext
 
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.errors import error_event
 from litellm_otel_plugin.request.record import RequestRecord, open_record
 from litellm_otel_plugin.request.server_span import (
     CLIENT_CLOSED_REQUEST,
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 CALL_ID_HEADER = b"x-litellm-call-id"
 LENGTH_HEADER = b"content-length"
+TYPE_HEADER = b"content-type"
+EVENT_STREAM = "text/event-stream"
 SERVER_TIMING_HEADER = b"server-timing"
 TRACE_RESPONSE_HEADER = b"traceresponse"
 WEBSOCKET_NORMAL_CLOSURE = 1000
@@ -139,6 +142,8 @@ def _observe(record: RequestRecord, message: Message) -> Message:
     if kind == "http.response.body":
         if record.first_byte_ms is None and message.get("body") and not record.client_gone:
             record.first_byte_ms = record.handoffs.elapsed_ms()
+        if record.sends_events:
+            record.sent_error = record.sent_error or error_event(message.get("body") or b"")
         if not message.get("more_body", False):
             record.response_complete = True
             stamp_outcome(record)
@@ -161,6 +166,7 @@ def _started(record: RequestRecord, message: Message) -> Message:
     record.response_started_at = time.time()
     record.status = message["status"]
     record.call_id = _header(message, CALL_ID_HEADER)
+    record.sends_events = (_header(message, TYPE_HEADER) or "").startswith(EVENT_STREAM)
     if record.status >= FIRST_ERROR_STATUS:
         # An exception handler answers while its exception is being handled, and says what went wrong by that.
         answered = sys.exc_info()[1]

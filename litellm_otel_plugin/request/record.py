@@ -45,6 +45,9 @@ class RequestRecord:
     close_code: int | None = None
     # `error.type` as LiteLLM stamped it, before contrib puts a 5xx status in its place.
     stamped_error: str | None = None
+    sends_events: bool = False
+    # The error that an event of the stream told the client of.
+    sent_error: str | None = None
     status: int | None = None
     response_started: bool = False
     response_started_at: float = 0.0

@@ -137,7 +137,7 @@ def _stamp_error(record: RequestRecord) -> None:
     if record.close_code is not None:
         _fail(record, exception_name(exception) or str(record.close_code))
         return
-    stamped = record.stamped_error or _stamped_error(record)
+    stamped = record.stamped_error or _stamped_error(record) or record.sent_error
     if failed_status is None and exception is None and stamped is None:
         return
     if failed_status is None:  # a stream that broke after a 200

@@ -262,8 +262,12 @@ def _stamp(span: Span | None, attempt: Attempt) -> None:
     if attempt.reason is not None:
         span.set_attribute(ATTEMPT_REASON, attempt.reason)
     record = record_of_context()
-    if record is not None and record.client_gone and attempt.ended_at is None:
+    if record is None or attempt.ended_at is not None:
+        return
+    if record.client_gone:
         _name_failure(span, CLIENT_DISCONNECTED)
+    elif record.sent_error is not None and not record.guardrails.blocked:
+        _name_failure(span, record.sent_error)
 
 
 @contextmanager

@@ -237,6 +237,8 @@ class _Step:
         elif self._rejects():
             run.rejected()
         record = current_record()
+        if record is not None:
+            record.guardrails.blocked = record.guardrails.blocked or run.blocked
         if record is not None and not run.blocked and (self._hook == CHUNK_HOOK or record.guardrails.is_open(run)):
             record.guardrails.keep_open(run, self._watch.finish)
         else:

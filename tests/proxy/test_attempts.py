@@ -112,6 +112,7 @@ def test_golden_parallel(gateway: Gateway) -> None:
 # --- each attempt has its own facts -----------------------------------------------------------------------------------
 
 
+@pytest.mark.whole_request
 @pytest.mark.parametrize("door", DOORS)
 def test_three_failures_are_three_spans(gateway: Gateway, door: str) -> None:
     story = Story()
@@ -127,6 +128,7 @@ def test_three_failures_are_three_spans(gateway: Gateway, door: str) -> None:
     _told_of_their_spans(gateway, story, request)
 
 
+@pytest.mark.whole_request
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fallback_is_a_span_with_its_own_model_and_duration(gateway: Gateway, door: str, *, stream: bool) -> None:

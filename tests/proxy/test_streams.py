@@ -26,7 +26,7 @@ from tests.support.attempts import (
 )
 from tests.support.config import PLUGIN
 from tests.support.gateway import running
-from tests.support.provider import Reply
+from tests.support.provider import ERROR_EVENT, Reply
 from tests.support.trees import tree
 
 if TYPE_CHECKING:
@@ -176,20 +176,13 @@ def test_a_whole_stream(played: dict[tuple[str, str], Played], door: str) -> Non
         assert request.each(TOKENS) == [9]
 
 
-ERROR_OF_ANTHROPICS = pytest.param(
-    "messages",
-    "the provider sends an error",
-    marks=pytest.mark.xfail(reason="LiteLLM passes Anthropic's error event on and calls the stream answered"),
-)
+# LiteLLM passes it on and calls the stream answered.
+ERROR_OF_ANTHROPICS = ("messages", "the provider sends an error")
 
 
 @pytest.mark.parametrize(
     ("door", "ending"),
-    [
-        ERROR_OF_ANTHROPICS if (door, ending) == ("messages", "the provider sends an error") else (door, ending)
-        for door in DOORS
-        for ending in OF_THE_PROVIDER
-    ],
+    [(door, ending) for door in DOORS for ending in OF_THE_PROVIDER if (door, ending) != ERROR_OF_ANTHROPICS],
 )
 def test_a_providers_failure_ends_both_spans_with_its_name(
     played: dict[tuple[str, str], Played], door: str, ending: str
@@ -210,6 +203,13 @@ def test_a_providers_failure_ends_both_spans_with_its_name(
     # What was answered so far; the other doors' adapters drop what they have read by then.
     if b"The" in one.content and door in ("chat", "messages"):
         assert request.clients[0].attributes[TOKENS] > 0
+
+
+def test_an_error_that_anthropic_sends_ends_both_spans_with_its_name(played: dict[tuple[str, str], Played]) -> None:
+    request, one = _of(played, *ERROR_OF_ANTHROPICS)
+    assert (one.status, request.server.attributes["http.response.status_code"]) == (200, 200)
+    for span in (request.server, *request.clients):
+        assert (span.status, span.attributes["error.type"]) == ("ERROR", ERROR_EVENT["error"]["type"])
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -29,7 +29,10 @@ ANSWER = ("The", " answer", " is", " 42.")
 # A request that has one of these in its content is answered as that story says, whatever else is under way.
 STORY = re.compile(r"story-[0-9a-z]+")
 # An error event in the middle of a stream, as OpenAI and Anthropic send it.
-ERROR_EVENT = {"type": "error", "error": {"type": "overloaded_error", "message": "scripted in mid-stream", "code": 529}}
+ERROR_EVENT: dict[str, Any] = {
+    "type": "error",
+    "error": {"type": "overloaded_error", "message": "scripted in mid-stream", "code": 529},
+}
 
 
 @dataclass

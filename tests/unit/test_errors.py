@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from litellm_otel_plugin.request.errors import error_name
+from litellm_otel_plugin.request.errors import error_event, error_name
 
 
 class ProxyException(Exception):  # noqa: N818 - LiteLLM's name
@@ -77,3 +77,23 @@ def test_a_chain_that_bites_its_tail_ends() -> None:
     first, second = ProxyException(), ProxyException()
     first.__cause__, second.__cause__ = second, first
     assert error_name(first, None, "500") == "500"
+
+
+@pytest.mark.parametrize(
+    ("piece", "name"),
+    [
+        (b'event: error\ndata: {"type": "error", "error": {"type": "overloaded_error"}}\n\n', "overloaded_error"),
+        (b'event: error\ndata: {"type": "error", "code": "rate_limited"}\n\n', "error"),
+        (b'event: ping\ndata: {}\n\nevent: error\ndata: {"error": {"type": "later"}}\n\n', "later"),
+        (b'data: {"text": "event: error"}\n\n', None),
+        (b"event: error\ndata: no JSON\n\n", "_OTHER"),
+        (b"event: error\n\n", "_OTHER"),
+        (b'event: error\ndata: ["a list"]\n\n', "_OTHER"),
+        (b'event: error\ndata: {"error": "a sentence"}\n\n', "_OTHER"),
+        (b"event: error\ndata: " + b"[" * 100_000, "_OTHER"),
+        (b'event: message_start\ndata: {"error": {"type": "quoted"}}\n\n', None),
+        (b"", None),
+    ],
+)
+def test_an_error_that_a_stream_tells_of(piece: bytes, name: str | None) -> None:
+    assert error_event(piece) == name
