@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 # What a CLIENT span says of its attempt, whatever words its backend speaks.
 ATTEMPT, ATTEMPT_REASON = "litellm.attempt", "litellm.attempt.reason"
-OF_AN_ATTEMPT = (ATTEMPT, ATTEMPT_REASON)
+FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+OF_AN_ATTEMPT = (ATTEMPT, ATTEMPT_REASON, FIRST_CHUNK)
 
 # Why there was one more attempt.
 RETRY, FALLBACK, PARALLEL = "retry", "fallback", "parallel"
@@ -61,6 +62,7 @@ class Attempt:
     number: int
     reason: str | None
     task: asyncio.Task[Any] | None
+    started_ns: int = field(default_factory=time.perf_counter_ns)
     # Where it was made: what ends its span later finds the request there.
     context: Context = field(default_factory=copy_context)
     ended_at: float | None = None

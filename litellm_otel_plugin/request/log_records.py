@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 
 from litellm_otel_plugin.guard import contained
-from litellm_otel_plugin.request.record import record_of_context
+from litellm_otel_plugin.request.record import NANOSECONDS_PER_SECOND, record_of_context
 
 if TYPE_CHECKING:
     import logging
@@ -22,7 +22,6 @@ SPAN_ID = "span_id"
 # that inherits that request's context. Three times what LiteLLM gives a callback is as long as a request's own lines
 # come.
 LONGEST_AFTERMATH_SECONDS = 60.0
-NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 def mark_with_ids(entry: logging.LogRecord) -> bool:

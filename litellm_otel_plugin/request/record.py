@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from litellm_otel_plugin.request.errors import CANCELLED, CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.guardrails import Guardrails
-from litellm_otel_plugin.request.handoff import Handoffs
+from litellm_otel_plugin.request.handoff import NANOSECONDS_PER_MILLISECOND, Handoffs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from litellm_otel_plugin.request.attempts import Attempt, Call
     from litellm_otel_plugin.request.open_calls import OpenCalls
+
+NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -70,6 +72,13 @@ class RequestRecord:
         """Keep what went wrong. The first failure is the cause, later ones are its consequences."""
         if self.exception is None and not self.finished:
             self.exception = exception
+
+    def seconds_to_first_chunk(self, attempt: Attempt) -> float | None:
+        """From a hand-off to the first piece of a stream that was sent on to the client."""
+        if not self.sends_events or self.first_byte_ms is None:
+            return None
+        first_chunk_ns = self.handoffs.received_ns + self.first_byte_ms * NANOSECONDS_PER_MILLISECOND
+        return max(0.0, first_chunk_ns - attempt.started_ns) / NANOSECONDS_PER_SECOND
 
     def begin_attempt(
         self, details: Mapping[str, Any], call_id: object, route: object = None, known: Call | None = None

@@ -20,7 +20,7 @@ from opentelemetry.trace import Status, StatusCode
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.guard import contained
-from litellm_otel_plugin.request.attempts import ATTEMPT, ATTEMPT_REASON
+from litellm_otel_plugin.request.attempts import ATTEMPT, ATTEMPT_REASON, FIRST_CHUNK
 from litellm_otel_plugin.request.errors import CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.open_calls import OpenCalls
 from litellm_otel_plugin.request.record import record_of_context
@@ -32,6 +32,7 @@ from litellm_otel_plugin.upstream.calls import (
     deployment_asked,
     noted_at_handoff,
     noted_in_request,
+    notes_streams,
     reached_a_provider,
     route_of,
 )
@@ -262,7 +263,12 @@ def _stamp(span: Span | None, attempt: Attempt) -> None:
     if attempt.reason is not None:
         span.set_attribute(ATTEMPT_REASON, attempt.reason)
     record = record_of_context()
-    if record is None or attempt.ended_at is not None:
+    if record is None:
+        return
+    first_chunk = record.seconds_to_first_chunk(attempt)
+    if first_chunk is not None and not notes_streams(attempt.call.details):
+        span.set_attribute(FIRST_CHUNK, first_chunk)
+    if attempt.ended_at is not None:
         return
     if record.client_gone:
         _name_failure(span, CLIENT_DISCONNECTED)

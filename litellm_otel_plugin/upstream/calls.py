@@ -99,6 +99,11 @@ def route_of(model_call_details: Mapping[str, Any]) -> tuple[object, ...]:
     return tuple(next((each[name] for each in noted if each.get(name)), None) for name in ROUTE_KEYS)
 
 
+def notes_streams(details: Mapping[str, Any]) -> bool:
+    """Whether LiteLLM knows of a call that its answer is a stream, and times the first of it; of a pass-through not."""
+    return bool((details.get("optional_params") or {}).get("stream"))
+
+
 def noted_at_handoff(details: Mapping[str, Any]) -> dict[str, Any]:
     """What LiteLLM notes of one attempt and overwrites with the next, also while the first is under way."""
     params = dict(details.get("litellm_params") or {})

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
+from litellm_otel_plugin.request.attempts import FIRST_CHUNK
 from tests.support.attempts import (
     CHAT,
     MESSAGES,
@@ -172,6 +173,8 @@ def test_a_whole_stream(played: dict[tuple[str, str], Played], door: str) -> Non
     assert (one.status, request.server.attributes["http.response.status_code"]) == (200, 200)
     assert (request.server.status, request.statuses) == ("UNSET", ["UNSET"])
     assert "error.type" not in request.server.attributes
+    (call,) = request.clients
+    assert 0 <= call.attributes[FIRST_CHUNK] * 1_000_000_000 <= call.end_ns - call.start_ns
     if door != "chat":  # OpenAI's streams tell no usage unless they are asked to; LiteLLM counts what it can
         assert request.each(TOKENS) == [9]
 
