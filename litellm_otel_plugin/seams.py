@@ -285,7 +285,13 @@ HTTP_CLIENT = Seam(
     "httpx",
     "AsyncClient",
     purpose="sends the requests to providers",
-    lost="`traceparent` on requests to providers, litellm.attempts of token counts",
+    lost="`traceparent` on requests to providers",
+)
+LITELLMS_CLIENT = Seam(
+    TLS_MODULE,
+    "AsyncHTTPHandler",
+    purpose="sends LiteLLM's own requests to providers, token counts among them",
+    lost="litellm.attempts of token counts",
 )
 SYNC_HTTP_CLIENT = Seam(
     "httpx",
@@ -381,6 +387,7 @@ SEAMS = (
     OPEN_CALL,
     PAYLOAD,
     HTTP_CLIENT,
+    LITELLMS_CLIENT,
     SYNC_HTTP_CLIENT,
     TEXT_LOGS,
     JSON_LOGS,

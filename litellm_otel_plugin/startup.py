@@ -32,7 +32,7 @@ from litellm_otel_plugin.privacy import variables_named_in
 from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.request.log_records import mark_with_ids
 from litellm_otel_plugin.request.record import record_of_context
-from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, SeamMissing
+from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, HTTP_CLIENT, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
 from litellm_otel_plugin.shutdown import flush_everything
 from litellm_otel_plugin.upstream.attempts import AttemptSpans
@@ -151,7 +151,7 @@ def _arrange(installation: Installation) -> None:
         upstream.withhold_texts,
         lambda: upstream.wrap_authenticated(installation.guardrails.look),
         lambda: upstream.wrap_provider_client(request_sent_unannounced),
-        lambda: upstream.wrap_http_client(token_count_sent),
+        lambda: upstream.wrap_litellms_client(token_count_sent),
         lambda: upstream.wrap_shutdown(
             lambda: flush_everything(
                 installation.settings.shutdown_seconds, installation.plugin.delivery, installation.plugin.open_calls
@@ -159,12 +159,24 @@ def _arrange(installation: Installation) -> None:
         ),
         *(_CORRELATE_LOGS if installation.settings.log_correlation else ()),
         *(_deliver_by_ourselves(installation) if installation.settings.delivery == "shared" else ()),
-        *((upstream.propagate_to_providers,) if installation.settings.propagate else ()),
+        *((lambda: _propagate(installation),) if installation.settings.propagate else ()),
         *(_fold(installation) if installation.settings.fold else ()),
     )
     for arrangement in arrangements:
         with _switching_off(installation):
             arrangement()
+
+
+def _propagate(installation: Installation) -> None:
+    """Let providers continue the trace, where there is a span of each attempt to name."""
+    if not installation.settings.fold:
+        installation.off[HTTP_CLIENT.lost] = "without folding there is no span for each attempt"
+    elif not _sdk_is_disabled():
+        upstream.propagate_to_providers()
+
+
+def _sdk_is_disabled() -> bool:
+    return os.environ.get(SDK_DISABLED, "").strip().lower() == "true"
 
 
 _CORRELATE_LOGS = (
@@ -318,7 +330,7 @@ def _published(installation: Installation, logger: Any) -> None:
         upstream.drop_mcp_message_spans()
     with contained("mounting the request layer"):
         _mount(installation, logger.tracer_provider)
-    if os.environ.get(SDK_DISABLED, "").strip().lower() == "true":
+    if _sdk_is_disabled():
         installation.off["every trace"] = f"{SDK_DISABLED} is set"
     if not installation.announced:
         installation.announced = True

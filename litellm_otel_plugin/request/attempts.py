@@ -109,8 +109,6 @@ class Call:
     details: Mapping[str, Any]
     call_id: object
     first_ns: int = 0
-    # Made for no request that keeps it: nobody will say when that is over.
-    is_stray: bool = False
     made: int = 0
     provider: Stopwatch = field(default_factory=Stopwatch)
     # Those whose span has not been made yet.
@@ -125,9 +123,16 @@ class Call:
     _route: object = None
 
     def begin(self, route: object) -> Attempt:
-        """It is handed to a provider; ``route`` is where LiteLLM had decided to send it."""
+        """It is handed to a provider; ``route`` is where LiteLLM had decided to send it.
+
+        LiteLLM can say so several times of one attempt: of each input that is embedded, of a cache that it asks first.
+        It tells of a failure before it tries again.
+        """
         task = _current_task()
         under_way = [each for each in self.open if each.ended_at is None]
+        for each in under_way:
+            if each.task is task and route == self._route:
+                return each
         beside = [each for each in under_way if each.runs_beside(task)]
         self.ran_beside = self.ran_beside or bool(beside)
         for each in under_way:

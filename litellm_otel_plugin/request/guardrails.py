@@ -31,7 +31,8 @@ _WORD = re.compile(r"[\w.-]{1,64}")
 ERROR_NAME = "litellm_otel_plugin_error_name"
 # What an exception was raised from can have been raised from something, and so on: envelopes are two or three deep.
 LONGEST_CHAIN = 20
-# LiteLLM makes exceptions of its own that quote a guardrail's. A text that is shorter than this can be in any message.
+# LiteLLM makes exceptions of its own that quote a guardrail's. A text shorter than this, or a single word such as the
+# name of a model, can be in any message.
 SHORTEST_QUOTATION = 8
 
 
@@ -170,7 +171,8 @@ class Guardrails:
 
     def _is_quoted_in(self, text: str) -> bool:
         return text in self._texts or any(
-            len(withheld) >= SHORTEST_QUOTATION and withheld in text for withheld in self._texts
+            len(withheld) >= SHORTEST_QUOTATION and not _WORD.fullmatch(withheld) and withheld in text
+            for withheld in self._texts
         )
 
 
@@ -178,7 +180,7 @@ current_run: ContextVar[Run | None] = ContextVar("litellm_otel_plugin_guardrail"
 
 
 def without_text(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """An entry without what a guardrail read or wrote: of its response the verdict, or names, numbers and booleans."""
+    """An entry without what a guardrail read or wrote: of its response the verdict, or numbers and booleans."""
     told = dict(entry)
     response = told.pop("guardrail_response", None)
     if isinstance(response, str):
@@ -193,11 +195,16 @@ def without_text(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_strings(value: object) -> Any:
-    if isinstance(value, dict):
-        return {key: bare for key, each in value.items() if (bare := _without_strings(each)) not in (None, {}, [])}
-    if isinstance(value, list | tuple):
-        return [bare for each in value if (bare := _without_strings(each)) not in (None, {}, [])]
-    return value if isinstance(value, bool | int | float) else None
+    """Numbers and booleans by name; of what lies deeper, how much there is: a key can be a word that was found."""
+    if not isinstance(value, dict):
+        return value if isinstance(value, bool | int | float) else _amount(value)
+    named = {key: each for key, each in value.items() if isinstance(key, str) and _WORD.fullmatch(key)}
+    bare = {key: each if isinstance(each, bool | int | float) else _amount(each) for key, each in named.items()}
+    return {key: each for key, each in bare.items() if each is not None}
+
+
+def _amount(value: object) -> int | None:
+    return len(value) if isinstance(value, dict | list | tuple) and value else None
 
 
 def _strings(value: object) -> Iterator[str]:

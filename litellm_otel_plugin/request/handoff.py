@@ -58,14 +58,17 @@ class Handoffs:
 
     def begin(
         self, details: Mapping[str, Any], call_id: object, route: object = None, known: Call | None = None
-    ) -> Attempt:
-        """LiteLLM is about to hand a call to a provider; ``known`` is the call where others keep it."""
+    ) -> Attempt | None:
+        """LiteLLM is about to hand a call to a provider; ``known`` is the call where others keep it.
+
+        ``None`` for a call past the bound.
+        """
         # The entry holds the details, so no other object can get their id.
         call = self._calls.get(id(details), known)
         if call is None:
-            call = Call(details, call_id, is_stray=len(self._calls) >= MOST_CALLS)
-            if not call.is_stray:
-                self._calls[id(details)] = call
+            if len(self._calls) >= MOST_CALLS:
+                return None
+            call = self._calls[id(details)] = Call(details, call_id)
         self.last_attempt_at = time.time()
         return call.begin(route)
 

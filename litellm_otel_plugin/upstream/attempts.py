@@ -74,8 +74,12 @@ class AttemptSpans:
         """A call is handed to a provider."""
         attempt = self.calls.begin(record, details, details.get(CALL_ID_KEY), route_of(details))
         if attempt is None:
+            if record is None or record.handoffs.call_of(details) is None:  # no request's: as LiteLLM has it
+                self._open(model=model, messages=messages, kwargs=details)
             return
         attempt.noted = noted_at_handoff(details)
+        if attempt.span is not None:  # it goes on
+            return
         own = record.handoffs.own if record is not None else None
         if isinstance(own, OwnCall) and own.is_described_by(details):
             attempt.call.logging_object = own.logging_object
@@ -95,8 +99,6 @@ class AttemptSpans:
         attempt.end(failure)
         if failure is not None and own.details.get(FAILURES_ARE_TOLD_KEY):
             self._close_untold(attempt)
-        elif attempt.call.is_stray:
-            self.calls.request_is_over([attempt.call], failure)
 
     def _under_way(self, own: OwnCall, request_data: Mapping[str, Any]) -> Attempt | None:
         call = self.calls.of(own.details)
@@ -217,23 +219,25 @@ def _will_be_told(call: Call) -> bool:
 
 
 class _SpanInHand(OrderedDict[str, Any]):
-    """LiteLLM's map of open calls: whatever id it asks for, it means the attempt in hand."""
+    """LiteLLM's map of open calls: whatever id it asks for, it means the attempt in hand, where there is one."""
 
-    def __contains__(self, _: object) -> bool:
+    def __contains__(self, call_id: object) -> bool:
         attempt = _in_hand.get()
-        return attempt is not None and attempt.span is not None
+        return super().__contains__(call_id) if attempt is None else attempt.span is not None
 
-    def __setitem__(self, _: str, carrier: Any) -> None:
+    def __setitem__(self, call_id: str, carrier: Any) -> None:
         attempt = _in_hand.get()
-        if attempt is not None:
+        if attempt is None:
+            super().__setitem__(call_id, carrier)
+        else:
             attempt.span = carrier
 
-    def pop(self, _: str, default: Any = None) -> Any:
+    def pop(self, call_id: str, default: Any = None) -> Any:
         attempt = _in_hand.get()
-        if attempt is None or attempt.span is None:
-            return default
+        if attempt is None:
+            return super().pop(call_id, default)
         carrier, attempt.span = attempt.span, None
-        return carrier
+        return default if carrier is None else carrier
 
 
 def _tell_attempts_apart(emitter: Any) -> None:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from litellm_otel_plugin import seams
+from litellm_otel_plugin.request.log_records import SPAN_ID
 from litellm_otel_plugin.seams import SeamMissing
 from litellm_otel_plugin.upstream.access import put, take
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 LITELLM_LOGGERS = "LiteLLM"
 # Their lines are the proxy's too: LiteLLM has them formatted as its own where it logs JSON.
 SERVER_LOGGERS = ("uvicorn.access", "uvicorn.error")
-SPAN_ID = "span_id"
 
 
 def mark_log_records(mark: Callable[[logging.LogRecord], bool]) -> None:

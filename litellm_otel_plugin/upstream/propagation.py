@@ -31,44 +31,51 @@ def propagate_to_providers() -> None:
     for seam, client in clients.items():
         if not hasattr(client, "send"):
             raise SeamMissing(seam)
-    for client in clients.values():
-        client.send = _naming_its_parent(client.send)
+    of_tasks, of_threads = (client.send for client in clients.values())
+
+    @functools.wraps(of_tasks)
+    async def send_async(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        _name_parent(request)
+        return await of_tasks(self, request, *args, **kwargs)
+
+    @functools.wraps(of_threads)
+    def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
+        _name_parent(request)
+        return of_threads(self, request, *args, **kwargs)
+
+    for client, sending in zip(clients.values(), (send_async, send), strict=True):
+        client.send = sending
 
 
-def _naming_its_parent(send: Any) -> Any:
-    @functools.wraps(send)
-    def send_with_parent(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        with contained("propagating the trace to a provider"):
-            attempt = current_attempt.get() or _announced_elsewhere(request)
-            if attempt is not None and attempt.ended_at is None:
-                _name_parent(attempt, request)
-        return send(self, request, *args, **kwargs)
+def _name_parent(request: Any) -> None:
+    with contained("propagating the trace to a provider"):
+        attempt = current_attempt.get() or _announced_elsewhere()
+        span = getattr(attempt.span, "span", None) if attempt is not None and attempt.ended_at is None else None
+        if attempt is None or span is None or not _goes_to_its_provider(attempt, request.url.netloc):
+            return
+        for name in OF_A_CALLER:
+            request.headers.pop(name, None)
+        _trace_context.inject(request.headers, context=set_span_in_context(span))
+        request.headers.pop(TRACE_STATE, None)  # the span's own is what a caller's vendors wrote for each other
 
-    return send_with_parent
 
-
-def _announced_elsewhere(request: Any) -> Attempt | None:
-    """The request's one attempt under way, where its call was announced in a context of its own, as embeddings are.
-
-    A guardrail that asks its service meanwhile is in the same place, but sends to another.
-    """
+def _announced_elsewhere() -> Attempt | None:
+    """The request's one attempt under way, where its call was announced in a context of its own, as embeddings are."""
     record = current_record()
     calls = record.handoffs.calls if record is not None else ()
     under_way = [each for call in calls for each in call.open if each.ended_at is None]
-    if len(under_way) != 1:
-        return None
-    announced = under_way[0].noted.get("additional_args") or {}
-    address = str(announced.get("api_base") or "")
-    return under_way[0] if request.url.netloc.decode("ascii") == urlsplit(address).netloc else None
+    return under_way[0] if len(under_way) == 1 and _announced_address(under_way[0]) else None
 
 
-def _name_parent(attempt: Attempt, request: Any) -> None:
-    # What follows the hand-off goes to the provider; a guardrail's own service, asked while a stream runs, is another.
-    attempt.sent_to = attempt.sent_to or request.url.netloc
-    span = getattr(attempt.span, "span", None)
-    if span is None or request.url.netloc != attempt.sent_to:
-        return
-    for name in OF_A_CALLER:
-        request.headers.pop(name, None)
-    _trace_context.inject(request.headers, context=set_span_in_context(span))
-    request.headers.pop(TRACE_STATE, None)  # the span's own is what a caller's vendors wrote for each other
+def _goes_to_its_provider(attempt: Attempt, netloc: bytes) -> bool:
+    """Whether this is where LiteLLM said that it would send the call; where it said nothing, the first place is.
+
+    Others send in the same context: a guardrail asks its service, a callback posts to its own.
+    """
+    attempt.sent_to = attempt.sent_to or _announced_address(attempt) or netloc
+    return netloc == attempt.sent_to
+
+
+def _announced_address(attempt: Attempt) -> bytes:
+    announced = attempt.noted.get("additional_args") or {}
+    return urlsplit(str(announced.get("api_base") or "")).netloc.encode()

@@ -132,19 +132,19 @@ def wrap_provider_client(sending: Callable[[str], AbstractContextManager[None]])
     client.request = request
 
 
-def wrap_http_client(sending: Callable[[str], AbstractContextManager[None]]) -> None:
-    """Enter ``sending`` with the method of each request that LiteLLM's own client sends, until it is answered."""
-    client = take(seams.HTTP_CLIENT)
-    original = getattr(client, "send", None)
+def wrap_litellms_client(sending: Callable[[str], AbstractContextManager[None]]) -> None:
+    """Enter ``sending`` around each request that LiteLLM's own client posts, until it is answered."""
+    client = take(seams.LITELLMS_CLIENT)
+    original = getattr(client, "post", None)
     if original is None:
-        raise SeamMissing(seams.HTTP_CLIENT)
+        raise SeamMissing(seams.LITELLMS_CLIENT)
 
     @functools.wraps(original)
-    async def send(self: Any, request: Any, *args: Any, **kwargs: Any) -> Any:
-        with sending(str(getattr(request, "method", ""))):
-            return await original(self, request, *args, **kwargs)
+    async def post(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with sending("POST"):
+            return await original(self, *args, **kwargs)
 
-    client.send = send
+    client.post = post
 
 
 def drop_mcp_message_spans() -> None:

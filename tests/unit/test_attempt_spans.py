@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 from fastapi.responses import StreamingResponse
+from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from litellm_otel_plugin.request import open_calls as open_calls_module
@@ -43,6 +44,7 @@ class Logger:
     memory: SpanMemory
 
     def begin(self, details: dict[str, Any], record: RequestRecord | None = None) -> None:
+        record = record or RequestRecord(scope={"type": "http"}, span=trace.get_current_span())
         self.attempts.begin(record, details["model"], details["messages"], details)
 
     def tell(self, details: dict[str, Any], call: Call) -> None:
@@ -125,8 +127,6 @@ def test_what_a_caller_opted_out_of_is_discarded_and_not_kept(logger: Logger) ->
 
 
 async def test_what_nobody_tells_of_ends_with_the_requests_failure(logger: Logger) -> None:
-    from opentelemetry import trace  # noqa: PLC0415 - the fixture's span is the current one by now
-
     record = open_record({"type": "http"}, trace.get_current_span(), "POST")
     details = Call().details()
     details["has_logged_async_failure"] = True  # LiteLLM has told of an earlier attempt, and tells once
@@ -141,8 +141,6 @@ async def test_what_nobody_tells_of_ends_with_the_requests_failure(logger: Logge
 
 @pytest.mark.slow
 async def test_failed_requests_leave_nothing_behind(logger: Logger, monkeypatch: pytest.MonkeyPatch) -> None:
-    from opentelemetry import trace  # noqa: PLC0415 - as above
-
     def fail(count: int) -> int:
         for n in range(count):
             record = open_record({"type": "http"}, trace.get_current_span(), "POST")

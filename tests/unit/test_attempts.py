@@ -30,7 +30,7 @@ from litellm_otel_plugin.request.attempts import (
 from litellm_otel_plugin.request.errors import CANCELLED
 from litellm_otel_plugin.request.handoff import MOST_CALLS, Handoffs
 from litellm_otel_plugin.request.mount import mount
-from litellm_otel_plugin.request.open_calls import SECONDS_FOR_LITELLM, OpenCalls
+from litellm_otel_plugin.request.open_calls import CALLS_AT_ONCE, SECONDS_FOR_LITELLM, OpenCalls
 from litellm_otel_plugin.request.record import RequestRecord, current_record
 from litellm_otel_plugin.request.server_span import durations
 from tests.support.clock import Clock
@@ -72,7 +72,7 @@ class Finished:
         self.one_more.set()
 
     def begin(self, details: dict[str, Any], record: RequestRecord | None = None, route: object = HERE) -> Attempt:
-        attempt = self.calls.begin(record, details, "chosen by a client", route)
+        attempt = self.calls.begin(record or _record(), details, "chosen by a client", route)
         assert attempt is not None
         return attempt
 
@@ -194,7 +194,10 @@ async def test_the_span_and_the_header_say_where_the_time_went(clock: Clock) -> 
 @given(st.lists(st.sampled_from([HERE, THERE]), min_size=1, max_size=9))
 def test_attempts_are_numbered_and_say_why(routes: list[object]) -> None:
     call = Call({}, "a")
-    made = [call.begin(route) for route in routes]
+    made = []
+    for route in routes:
+        made.append(call.begin(route))
+        made[-1].end(ProviderBusyError())
     assert [attempt.number for attempt in made] == list(range(1, len(routes) + 1))
     expected = [RETRY if now == before else FALLBACK for before, now in itertools.pairwise(routes)]
     assert [attempt.reason for attempt in made] == [None, *expected]
@@ -212,12 +215,23 @@ def test_the_first_word_on_how_an_attempt_ended_counts(clock: Clock) -> None:
     assert attempt.call.provider.elapsed_ns() == 10_000_000
 
 
-async def test_the_next_attempt_of_a_task_supersedes_the_one_before() -> None:
+async def test_what_a_task_announces_again_is_the_attempt_that_goes_on(clock: Clock) -> None:
+    """Of each input that is embedded; LiteLLM tells of a failure before it tries again."""
     call = Call({}, "a")
     first = call.begin(HERE)
+    clock.passes(5)
+    assert call.begin(HERE) is first
+    first.end(ProviderBusyError())
     second = call.begin(HERE)
+    assert (second.number, second.reason, call.made) == (2, RETRY, 2)
+    assert call.provider.elapsed_ns() == 5_000_000
+
+
+async def test_an_attempt_that_goes_elsewhere_supersedes_the_one_before() -> None:
+    call = Call({}, "a")
+    first, second = call.begin(HERE), call.begin(THERE)
     assert (first.failure, second.failure) == (SUPERSEDED, None)
-    assert (first.reason, second.reason, call.ran_beside) == (None, RETRY, False)
+    assert (first.reason, second.reason, call.ran_beside) == (None, FALLBACK, False)
     assert call.under_way() is second
 
 
@@ -296,7 +310,7 @@ async def test_an_answer_is_of_the_attempt_whose_code_tells_of_it() -> None:
 
 def test_word_of_a_failure_is_of_the_attempt_that_failed() -> None:
     call = Call({}, "a")
-    first, second = call.begin(HERE), call.begin(HERE)
+    first, second = call.begin(HERE), call.begin(THERE)
     assert call.told_of(failed=True) is first
     assert call.told_of(failed=False) is second
 
@@ -362,7 +376,7 @@ def test_an_evicted_call_that_goes_on_is_kept_again() -> None:
 @pytest.mark.usefixtures("small_bound")
 def test_an_evicted_call_with_several_attempts_under_way_is_finished_whole() -> None:
     finished, details = Finished(), {"n": "the oldest"}
-    both = [finished.begin(details) for _ in range(2)]
+    both = [finished.begin(details, route=route) for route in (HERE, THERE)]
     for n in range(BOUND):
         finished.begin({"n": n})
     assert finished.attempts == both
@@ -418,8 +432,9 @@ async def test_a_client_that_left_is_what_ended_its_attempts() -> None:
 async def test_attempts_that_litellm_cancelled_are_finished_with_the_request() -> None:
     """LiteLLM tells nobody of the slower ones of several that ran side by side."""
     finished, record, details = Finished(), _record(), {"n": 1}
-    lost, won = finished.begin(details, record), finished.begin(details, record)
-    lost.failure = CANCELLED
+    lost = finished.begin(details, record)
+    lost.end(CANCELLED)
+    won = finished.begin(details, record)
     record.is_over()
     assert finished.attempts == [lost]
     assert won.call.open == [won]
@@ -427,15 +442,57 @@ async def test_attempts_that_litellm_cancelled_are_finished_with_the_request() -
     assert len(finished.calls) == 0
 
 
-def test_more_calls_than_a_request_tells_apart_are_each_finished_with_every_attempt() -> None:
-    """A session makes call after call, and one of those past the bound is tried again."""
+def test_calls_past_a_requests_bound_and_calls_of_none_are_left_to_litellm() -> None:
+    """A session makes call after call; and LiteLLM makes some for nobody, of which nobody says when they are over."""
     finished, record = Finished(), _record("websocket")
     kept = [{"n": n} for n in range(MOST_CALLS)]
     begun = [finished.begin(details, record) for details in kept]
-    past_the_bound = {"n": MOST_CALLS}
-    begun += [finished.begin(past_the_bound, record) for _ in range(2)]
+    assert finished.calls.begin(record, {"n": MOST_CALLS}, "a", HERE) is None
+    assert finished.calls.begin(None, {}, "a", HERE) is None
     finished.calls.finish_everything()
     assert finished.attempts == begun
+
+
+async def test_a_call_is_known_where_its_request_is_not_at_hand() -> None:
+    finished, details = Finished(), {"n": 1}
+    first = finished.begin(details)
+    first.end(ProviderBusyError())
+    second = finished.calls.begin(None, details, "a", HERE)
+    assert second is not None
+    assert (second.call, second.number) == (first.call, 2)
+
+
+def test_a_loop_that_is_closed_does_not_end_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_calls_module, "SECONDS_FOR_LITELLM", 0.0)
+    monkeypatch.setattr(open_calls_module, "SECONDS_BETWEEN_LOOKS", 0.01)
+    finished = Finished()
+
+    async def request() -> None:
+        record = _record()
+        finished.begin({}, record)
+        record.is_over()
+
+    async def request_and_wait() -> None:
+        finished.one_more = asyncio.Event()
+        await request()
+        await asyncio.wait_for(finished.one_more.wait(), 10)
+
+    asyncio.run(request())
+    asyncio.run(request_and_wait())
+    assert len(finished.attempts) == 2
+
+
+async def test_requests_get_their_turn_between_overdue_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_calls_module, "SECONDS_FOR_LITELLM", 0.0)
+    finished = Finished()
+    for n in range(CALLS_AT_ONCE + 1):
+        record = _record()
+        finished.begin({"n": n}, record)
+        record.is_over()
+    finished.calls._look_again()
+    assert len(finished.attempts) == CALLS_AT_ONCE
+    await asyncio.sleep(0.01)
+    assert len(finished.attempts) == CALLS_AT_ONCE + 1
 
 
 def test_a_realtime_sessions_one_call_is_one_attempt() -> None:

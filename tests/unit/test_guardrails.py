@@ -63,9 +63,10 @@ def test_an_entry_of_success_gives_way_to_what_the_run_raised() -> None:
         (f"it said {SECRET}", None),
         (
             {"flagged": True, "scores": {"hate": 0.9}, "text": SECRET, "parts": [SECRET]},
-            {"flagged": True, "scores": {"hate": 0.9}},
+            {"flagged": True, "scores": 1, "parts": 1},
         ),
-        ([{"text": SECRET}, {"count": 2}], [{"count": 2}]),
+        ([{"text": SECRET}, {"count": 2}], 2),
+        ({"matches": {SECRET: True}, f"the word {SECRET}": True, "detected": False}, {"matches": 1, "detected": False}),
         (object(), None),
         (None, None),
     ],

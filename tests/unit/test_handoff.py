@@ -41,6 +41,7 @@ def test_retries_and_their_backoff_do_not_count_as_preprocessing(clock: list[int
     details = {"litellm_call_id": "a"}
     for milliseconds in (12, 5_000, 9_000):
         _at(clock, milliseconds, handoffs, details)
+        handoffs.ended(details, ValueError())
     assert handoffs.preprocessing_ms("a") == 12.0
     assert handoffs.attempts("a") == 3
 
