@@ -128,6 +128,18 @@ def test_three_failures_are_three_spans(gateway: Gateway, door: str) -> None:
     _told_of_their_spans(gateway, story, request)
 
 
+def test_an_attempt_that_litellm_announces_for_each_input_is_one(gateway: Gateway) -> None:
+    gateway.provider.requests.clear()
+    response = gateway.proxy.client.post("/v1/embeddings", json={"model": "titan", "input": ["a", "b", "c"]})
+    assert response.status_code == 200, response.text
+    spans = gateway.trace_of(response, kinds=("SERVER", "CLIENT"))
+    (call,) = [span for span in spans if span.kind == "CLIENT"]
+    (server,) = [span for span in spans if span.kind == "SERVER"]
+    assert (call.status, call.attributes["litellm.attempt"]) == ("UNSET", 1)
+    assert server.attributes["litellm.attempts"] == 1
+    assert len(gateway.provider.requests) == 3
+
+
 @pytest.mark.whole_request
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("stream", [False, True])

@@ -28,6 +28,16 @@ def models_that_fail(provider_url: str) -> list[dict[str, Any]]:
     }  # fmt: skip
     return [
         *models(provider_url),
+        {
+            "model_name": "titan",
+            "litellm_params": {
+                "model": "bedrock/amazon.titan-embed-text-v1",
+                "aws_bedrock_runtime_endpoint": provider_url,
+                "aws_access_key_id": "an-id",
+                "aws_secret_access_key": "a-key",
+                "aws_region_name": "us-east-1",
+            },
+        },
         {**pair, "model_info": {"id": "pair-1"}},
         {**pair, "model_info": {"id": "pair-2"}},
         {"model_name": "falls", "litellm_params": {"model": "openai/falls", **openai}},

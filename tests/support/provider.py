@@ -247,6 +247,7 @@ def _further_document(path: str, method: str, model: str) -> dict[str, Any] | No
             "usage": {"inputTokens": 7, "outputTokens": 4, "totalTokens": 11},
             "metrics": {"latencyMs": 1},
         },
+        "titan-embed-text-v1/invoke": {"embedding": [0.1, 0.2], "inputTextTokenCount": 3},
         "/count_tokens": {"input_tokens": 7},
         "/vector_stores": {"id": "vs_mock", "object": "vector_store", "created_at": 1, "status": "completed"},
     }

@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import json
 import logging
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,6 +17,7 @@ from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.views import OPERATOR
 from litellm_otel_plugin.request.guardrails import Run
 from litellm_otel_plugin.upstream import guardrails, tenants
+from litellm_otel_plugin.upstream.attempts import FAILURES_ARE_TOLD_KEY
 from litellm_otel_plugin.upstream.logs import SERVER_LOGGERS
 from tests.support.spans import SpanMemory
 
@@ -155,6 +157,7 @@ def test_what_folding_reaches_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told <= set(_parameters(upstream.take(seams.PAYLOAD)))
     assert {"span", "provider"} <= set(upstream.take(seams.OPEN_CALL).__slots__)
     assert all(callable(upstream.take(seam).send) for seam in (seams.HTTP_CLIENT, seams.SYNC_HTTP_CLIENT))
+    assert inspect.iscoroutinefunction(upstream.take(seams.LITELLMS_CLIENT).post)
 
 
 @pytest.mark.parametrize(
@@ -337,3 +340,24 @@ def test_the_instrumentation_has_what_we_reach_for() -> None:
     assert {
         "excluded_urls", "default_span_details", "exclude_spans", "server_request_hook", "tracer_provider"
     } <= set(_parameters(OpenTelemetryMiddleware))  # fmt: skip
+
+
+@pytest.mark.usefixtures("proxy_server")
+def test_what_is_known_of_an_attempt() -> None:
+    import litellm  # noqa: PLC0415 - as above
+    from litellm.litellm_core_utils.litellm_logging import Logging  # noqa: PLC0415
+
+    now = datetime.now(tz=timezone.utc)
+    call = Logging("mock", [], False, "acompletion", now, "an-id", "a-function")  # noqa: FBT003 - LiteLLM's own order
+    assert call.should_run_callback(callback=object(), litellm_params={}, event_hook="async_failure_handler")
+    assert not call.should_run_callback(callback=object(), litellm_params={"no-log": True}, event_hook="x")
+    mark = getattr(call, "mark_logging_complete", None) or call.has_run_logging  # before 1.106
+    assert not call.model_call_details.get(FAILURES_ARE_TOLD_KEY)
+    mark(event_type="async_failure")
+    assert call.model_call_details[FAILURES_ARE_TOLD_KEY]
+
+    params = {"model": "openai/mock", "api_key": "sk", "api_base": "http://provider.example/v1"}
+    (deployment,) = litellm.Router(model_list=[{"model_name": "group", "litellm_params": params}]).model_list
+    assert deployment["litellm_params"]["model"] == "openai/mock"
+    assert {"model_name", "model_info"} <= set(deployment)
+    assert litellm.get_llm_provider(model="openai/mock")[:2] == ("mock", "openai")
