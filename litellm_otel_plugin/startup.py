@@ -32,6 +32,7 @@ from litellm_otel_plugin.privacy import variables_named_in
 from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.request.log_records import mark_with_ids
 from litellm_otel_plugin.request.record import record_of_context
+from litellm_otel_plugin.request.untraced import leave_out_untraced
 from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, HTTP_CLIENT, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
 from litellm_otel_plugin.shutdown import flush_everything
@@ -326,6 +327,8 @@ def _published(installation: Installation, logger: Any) -> None:
             draw_on_console(logger.tracer_provider, shows_content=upstream.captures_content(logger))
             backends.append(("console", None))
     installation.guardrails.look()
+    with contained("leaving out what is not traced"):
+        leave_out_untraced(logger.tracer_provider, logger.tracer)
     with contained("dropping the MCP SDK's message spans"):
         upstream.drop_mcp_message_spans()
     with contained("mounting the request layer"):

@@ -8,10 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
-from opentelemetry.context import attach, detach
+from opentelemetry.context import detach
 from opentelemetry.instrumentation.propagators import TraceResponsePropagator, get_global_response_propagator
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import SpanContext
 
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.errors import error_event
@@ -27,12 +25,10 @@ from litellm_otel_plugin.request.server_span import (
     stamp_response_start,
 )
 from litellm_otel_plugin.request.span_details import request_method
+from litellm_otel_plugin.request.untraced import enter_untraced
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, MutableMapping
-    from contextvars import Token
-
-    from opentelemetry.context import Context
 
     Scope = MutableMapping[str, Any]
     Message = MutableMapping[str, Any]
@@ -69,7 +65,7 @@ class RequestLayer:
         with contained("opening the record of a request"):
             record = _open(scope)
         if record is None:
-            untraced = _enter_untraced(scope)
+            untraced = enter_untraced() if _is_untraced(scope) else None
             try:
                 await self.app(scope, receive, send)
             finally:
@@ -126,13 +122,8 @@ def _open(scope: Scope) -> RequestRecord | None:
     return open_record(scope, span, request_method(scope)) if context.is_valid and not context.is_remote else None
 
 
-def _enter_untraced(scope: Scope) -> Token[Context] | None:
-    """A request without a SERVER span has none below it either: each would be the root of a trace of its own."""
-    if scope["type"] not in ("http", "websocket") or trace.get_current_span().get_span_context().is_valid:
-        return None
-    ids = RandomIdGenerator()
-    unsampled = SpanContext(ids.generate_trace_id(), ids.generate_span_id(), is_remote=False)
-    return attach(trace.set_span_in_context(trace.NonRecordingSpan(unsampled)))
+def _is_untraced(scope: Scope) -> bool:
+    return scope["type"] in ("http", "websocket") and not trace.get_current_span().get_span_context().is_valid
 
 
 def _observe(record: RequestRecord, message: Message) -> Message:
