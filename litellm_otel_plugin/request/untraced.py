@@ -41,8 +41,9 @@ class WithoutUntraced(Sampler):
 def leave_out_untraced(*samples: Any) -> None:
     """Have a provider, and tracers that it has made, make no span for a request that is not traced."""
     for each in samples:
-        if not isinstance(each.sampler, WithoutUntraced):
-            each.sampler = WithoutUntraced(each.sampler)
+        sampler = getattr(each, "sampler", None)  # a tracer of a disabled SDK has none
+        if sampler is not None and not isinstance(sampler, WithoutUntraced):
+            each.sampler = WithoutUntraced(sampler)
 
 
 def enter_untraced() -> Token[Context]:

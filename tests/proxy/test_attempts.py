@@ -282,7 +282,7 @@ Asked = tuple[str, dict[str, Any], dict[str, str]]
 
 
 async def _ask_at_once(gateway: Gateway, requests: Sequence[Asked]) -> list[httpx.Response]:
-    limits, room = httpx.Limits(max_connections=None), asyncio.Semaphore(AT_ONCE)
+    limits, room = httpx.Limits(max_connections=None, max_keepalive_connections=0), asyncio.Semaphore(AT_ONCE)
     async with httpx.AsyncClient(base_url=gateway.proxy.url, timeout=60, limits=limits, trust_env=False) as client:
 
         async def ask(path: str, content: dict[str, Any], headers: dict[str, str]) -> httpx.Response:

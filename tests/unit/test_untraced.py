@@ -4,6 +4,7 @@ import pytest
 from opentelemetry.context import detach
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, DEFAULT_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.trace import NoOpTracer
 
 from litellm_otel_plugin.request.untraced import enter_untraced, leave_out_untraced
 
@@ -32,3 +33,7 @@ def test_nothing_is_made_for_a_request_that_is_not_traced_and_all_for_others(*, 
             assert not tracer.start_span("below it").is_recording()
         detach(untraced)
         assert tracer.start_span("traced").is_recording() == wanted
+
+
+def test_what_samples_nothing_is_left_alone() -> None:
+    leave_out_untraced(NoOpTracer())
