@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -24,16 +22,15 @@ from tests.support.attempts import (
     body,
     gateway_of_attempts,
 )
+from tests.support.golden import compare_with_golden
 from tests.support.provider import Reply
 from tests.support.proxy import trace_id_of
-from tests.support.trees import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from tests.support.gateway import Gateway
 
-GOLDEN = Path(__file__).parent / "golden"
 DOORS = (CHAT, MESSAGES, RESPONSES)
 AT_ONCE = 100
 PAIRS_OF_EQUAL_IDS = 120
@@ -67,11 +64,10 @@ def _told_of_their_spans(gateway: Gateway, story: Story, request: Attempted) -> 
 
 def _golden(name: str, story: Story, request: Attempted) -> None:
     # An answer of Anthropic's at OpenAI's door has an id of LiteLLM's making.
-    text = re.sub(r"chatcmpl-[0-9a-f-]{36}", "<made by LiteLLM>", tree(request.spans).replace(story.name, "story"))
-    if "WRITE_GOLDEN" in os.environ:
-        (GOLDEN / f"{name}.txt").write_text(text)
-        pytest.fail("written: read the difference before you commit it")
-    assert text == (GOLDEN / f"{name}.txt").read_text()
+    def masked(text: str) -> str:
+        return re.sub(r"chatcmpl-[0-9a-f-]{36}", "<made by LiteLLM>", text.replace(story.name, "story"))
+
+    compare_with_golden(name, request.spans, masked)
 
 
 def test_golden_retry(gateway: Gateway) -> None:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -27,8 +25,8 @@ from tests.support.attempts import (
 )
 from tests.support.config import PLUGIN
 from tests.support.gateway import running
+from tests.support.golden import compare_with_golden
 from tests.support.provider import ERROR_EVENT, Reply
-from tests.support.trees import tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from tests.support.gateway import Gateway
     from tests.support.receiver import ReceivedSpan
 
-GOLDEN = Path(__file__).parent / "golden"
 TOKENS = "gen_ai.usage.output_tokens"
 STALL = 4.0
 
@@ -231,11 +228,7 @@ def test_a_client_that_leaves_is_what_ended_both_spans(
 
 
 def _golden(name: str, one: Played) -> None:
-    text = tree(one.spans).replace(one.story.name, "story")
-    if "WRITE_GOLDEN" in os.environ:
-        (GOLDEN / f"{name}.txt").write_text(text)
-        pytest.fail("written: read the difference before you commit it")
-    assert text == (GOLDEN / f"{name}.txt").read_text()
+    compare_with_golden(name, one.spans, lambda text: text.replace(one.story.name, "story"))
 
 
 def test_golden_client_left(played: dict[tuple[str, str], Played]) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -137,3 +139,9 @@ def test_a_name_with_nothing_behind_it_is_a_default() -> None:
 def test_a_boolean_is_no_number_of_seconds() -> None:
     with pytest.raises(SettingsError, match="shutdown_seconds"):
         load({"shutdown_seconds": True})
+
+
+def test_the_readmes_table_is_every_setting_and_no_other() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    documented = re.findall(r"^\| `LITELLM_OTEL_PLUGIN_([A-Z_]+)` \|", readme, flags=re.MULTILINE)
+    assert sorted(name.lower() for name in documented) == sorted(Settings.model_fields)
