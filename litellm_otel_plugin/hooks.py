@@ -58,7 +58,7 @@ class OtelPlugin(CustomLogger):
                 record.handoffs.remade = upstream.is_made_anew(record.route or "", record.scope["type"])
 
     def log_pre_api_call(self, model: str, messages: Any, kwargs: Mapping[str, Any]) -> None:
-        """A provider is about to be called, once per attempt."""
+        """A provider is about to be called; LiteLLM says so of each attempt, of some several times."""
         with contained("noting a hand-off"):
             if upstream.reached_no_provider(kwargs):
                 return
