@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from tests.bench.support import PRODUCTION, SIDES, collector, show
 from tests.support.config import config
+from tests.support.ports import free_port
 from tests.support.proxy import Proxy
-from tests.support.server import free_port
 
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "true")  # no look-up on the internet
 

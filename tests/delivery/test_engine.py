@@ -31,8 +31,8 @@ from litellm_otel_plugin.delivery import (
 )
 from litellm_otel_plugin.guard import guard
 from tests.support.backends import RawBackend, drip, gibberish, hang, reset, wait_for
+from tests.support.ports import free_port
 from tests.support.receiver import Answer, OtlpReceiver
-from tests.support.server import free_port
 
 if TYPE_CHECKING:
     import socket

@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from litellm_otel_plugin.delivery import Delivery, Destination, grpc_sender
 from tests.support.backends import GrpcReceiver, RawBackend, hang, wait_for
-from tests.support.server import free_port
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,9 +17,9 @@ from opentelemetry.sdk import resources as sdk_resources
 
 from litellm_otel_plugin import seams
 from tests.support.config import PLUGIN, config, provider_environment
+from tests.support.ports import free_port
 from tests.support.proxy import CONTAINED, MASTER_KEY, REPOSITORY, trace_id_of
 from tests.support.receiver import OtlpReceiver
-from tests.support.server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -16,9 +16,9 @@ import yaml
 
 from tests.support import folded
 from tests.support.config import provider_environment
+from tests.support.ports import free_port
 from tests.support.proxy import REPOSITORY, SECONDS_TO_START, Proxy, trace_id_of
 from tests.support.receiver import OtlpReceiver
-from tests.support.server import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,9 +13,9 @@ from tests.support.accounts import ACCOUNTS_FILE, CALLBACK
 from tests.support.backends import GrpcReceiver, wait_for
 from tests.support.config import PLUGIN
 from tests.support.gateway import running
+from tests.support.ports import free_port
 from tests.support.proxy import trace_id_of
 from tests.support.receiver import Answer, OtlpReceiver, ReceivedSpan
-from tests.support.server import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

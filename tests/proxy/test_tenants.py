@@ -16,9 +16,9 @@ import pytest
 
 from tests.support.backends import GrpcReceiver, wait_for
 from tests.support.config import PLUGIN, config, provider_environment
+from tests.support.ports import free_port
 from tests.support.provider import MockProvider, Reply
 from tests.support.proxy import Proxy, trace_id_of
-from tests.support.server import free_port
 from tests.support.tenants import (
     AUTHENTICATE,
     Backend,

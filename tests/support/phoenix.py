@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
+from tests.support.ports import free_port
 from tests.support.proxy import REPOSITORY
-from tests.support.server import free_port, wait_until_healthy
+from tests.support.server import wait_until_healthy
 
 if TYPE_CHECKING:
     from typing_extensions import Self

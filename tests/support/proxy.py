@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from tests.support.server import free_port, wait_until_healthy
+from tests.support.ports import free_port
+from tests.support.server import wait_until_healthy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from contextlib import suppress
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import httpx
 import uvicorn
+
+from tests.support.ports import free_port
 
 if TYPE_CHECKING:
     import subprocess
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
 
 SECONDS_TO_START = 10.0
-
-
-def free_port() -> int:
-    """A port that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class ServerThread:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import tracemalloc
 from contextvars import Context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from litellm_otel_plugin.request.mount import mount
 from litellm_otel_plugin.request.record import RequestRecord, current_record, open_record
 from litellm_otel_plugin.upstream.attempts import AttemptSpans
 from tests.support.folding import ENDED, STARTED, Call
+from tests.support.memory import NOTHING, kept_each_time
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -141,7 +140,7 @@ async def test_what_nobody_tells_of_ends_with_the_requests_failure(logger: Logge
 
 @pytest.mark.slow
 async def test_failed_requests_leave_nothing_behind(logger: Logger, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(count: int) -> int:
+    def fail(count: int) -> None:
         for n in range(count):
             record = open_record({"type": "http"}, trace.get_current_span(), "POST")
             call = Call(call_id=f"call-{n}", fails=bool(n % 2))
@@ -154,19 +153,10 @@ async def test_failed_requests_leave_nothing_behind(logger: Logger, monkeypatch:
             record.is_over()
             record.forget()
             logger.memory.forget()
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
     fail(5_000)  # LiteLLM remembers the ids of as many calls as it holds against being told twice
-    tracemalloc.start()
-    try:
-        fail(5_000)
-        after_the_first = fail(500)
-        after_all = fail(5_000)
-    finally:
-        tracemalloc.stop()
+    assert kept_each_time(fail, 5_000) < NOTHING
     assert len(logger.attempts.calls) == 0
-    assert after_all < 1.2 * after_the_first
 
 
 # --- streams that nobody reads to their end ---------------------------------------------------------------------------

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import itertools
 import threading
-import tracemalloc
 from collections import Counter
 from typing import Any
 
@@ -34,6 +32,7 @@ from litellm_otel_plugin.request.open_calls import CALLS_AT_ONCE, SECONDS_FOR_LI
 from litellm_otel_plugin.request.record import RequestRecord, current_record
 from litellm_otel_plugin.request.server_span import durations
 from tests.support.clock import Clock
+from tests.support.memory import NOTHING, kept_each_time
 from tests.support.spans import SpanMemory
 
 HERE, THERE = ("group", 0), ("group", 1)
@@ -525,7 +524,7 @@ def test_copied_details_are_known_by_what_they_share() -> None:
 async def test_a_hundred_thousand_failed_calls_leave_nothing_behind() -> None:
     finished = Finished(litellm_will_tell=False)
 
-    def fail(count: int) -> int:
+    def fail(count: int) -> None:
         for n in range(count):
             record = _record()
             attempt = finished.begin({"n": n}, record)
@@ -536,15 +535,7 @@ async def test_a_hundred_thousand_failed_calls_leave_nothing_behind() -> None:
             record.is_over()
             record.forget()
             finished.attempts.clear()
-        gc.collect()
-        return tracemalloc.get_traced_memory()[0]
 
-    tracemalloc.start()
-    try:
-        after_the_first = fail(1_000)
-        after_all = fail(100_000)
-    finally:
-        tracemalloc.stop()
+    assert kept_each_time(fail, 100_000) < NOTHING
     assert len(finished.calls) == 0
     assert not finished.calls._waiting
-    assert after_all < 1.2 * after_the_first
