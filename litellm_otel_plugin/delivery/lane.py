@@ -267,6 +267,9 @@ class Lane:
         if self.parcels is NOTHING:
             self.parcels = deque()
         self.parcels.extendleft(reversed(batch))
+        too_many = len(self.parcels) - self.limits.queue_spans  # others have come while it was on its way
+        if too_many > 0:
+            self.drop_oldest(QUEUE_FULL, too_many)
 
     def _release(self, parcel: Parcel) -> None:
         self.bytes -= parcel.size

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
 from litellm_otel_plugin.delivery import Destination, Limits
+from litellm_otel_plugin.delivery.accounts import Counts
 from litellm_otel_plugin.delivery.backoff import LONGEST_RETRY_AFTER_SECONDS, LONGEST_WAIT_SECONDS, PROBE_SECONDS
 from litellm_otel_plugin.delivery.budget import SPANS_AT_ONCE, Budget
 from litellm_otel_plugin.delivery.lane import BYTES_PER_PARCEL, Lane, Parcel
@@ -167,6 +168,20 @@ def test_the_oldest_go_where_there_are_too_many() -> None:
         lane.put(each)
     assert list(lane.parcels) == parcels[3:]
     assert lane.counts().dropped == {"queue_full": 3}
+
+
+def test_the_oldest_go_too_where_a_batch_comes_back_to_a_queue_that_filled_meanwhile() -> None:
+    world = World(queue_spans=5)
+    lane = world.lane()
+    parcels = [parcel() for _ in range(8)]
+    for each in parcels[:3]:
+        lane.put(each)
+    assert lane.take() == parcels[:3]
+    for each in parcels[3:]:
+        lane.put(each)
+    lane.settle(RETRY, 0.0)
+    assert list(lane.parcels) == parcels[3:]
+    assert lane.counts() == Counts(accepted=8, queued=5, dropped={"queue_full": 3})
 
 
 # --- the budget ------------------------------------------------------------------------------------------------------
@@ -332,7 +347,7 @@ def test_whatever_happens_every_span_is_accounted_for(seed: int, limit: int) -> 
             for each in chance.sample(lanes, chance.randrange(1, 4)):
                 each.put(shared)
             world.budget.enforce()
-        assert all(each.counts().balanced for each in lanes)
+        assert all(each.counts().balanced and each.counts().queued <= 20 for each in lanes)
         waiting = {id(p): p for each in lanes for p in (*each.parcels, *each.in_flight_parcels)}
         assert world.budget.held == sum(p.size for p in waiting.values())
         reserved = {id(p) for each in lanes[1::2] for p in (*each.parcels, *each.in_flight_parcels)}
