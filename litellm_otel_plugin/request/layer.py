@@ -12,6 +12,7 @@ from opentelemetry.context import detach
 from opentelemetry.instrumentation.propagators import TraceResponsePropagator, get_global_response_propagator
 
 from litellm_otel_plugin.guard import contained
+from litellm_otel_plugin.request.client import Client
 from litellm_otel_plugin.request.errors import error_event
 from litellm_otel_plugin.request.record import RequestRecord, open_record
 from litellm_otel_plugin.request.server_span import (
@@ -87,17 +88,17 @@ class RequestLayer:
 class _Exchange:
     """One request's two channels, watched."""
 
-    __slots__ = ("_receive", "_record", "_send", "_server_timing")
+    __slots__ = ("_client", "_record", "_send", "_server_timing")
 
     def __init__(self, record: RequestRecord, receive: Receive, send: Send, *, server_timing: bool) -> None:
         self._record = record
-        self._receive = receive
+        self._client = Client(receive)
         self._send = send
         self._server_timing = server_timing
 
     async def receive(self) -> Message:
         """Pass a message on to the application; notice a client that left."""
-        message = await self._receive()
+        message = await self._client.receive()
         if message["type"] == "http.disconnect" and not self._record.response_complete:
             self._record.client_gone = True
         return message
@@ -106,6 +107,8 @@ class _Exchange:
         """Pass a message on to the client; stamp what it tells."""
         with contained("stamping a response"):
             starts = message["type"] == "http.response.start"
+            if starts and not self._record.client_gone:
+                self._record.client_gone = self._client.has_left()
             message = _observe(self._record, message)
             if starts and self._server_timing:
                 message = _with_server_timing(self._record, message)
@@ -155,15 +158,17 @@ def _observe(record: RequestRecord, message: Message) -> Message:
 def _started(record: RequestRecord, message: Message) -> Message:
     record.response_started = True
     record.response_started_at = time.time()
-    record.status = message["status"]
+    # Nothing of it is sent to a client that has left.
+    record.status = CLIENT_CLOSED_REQUEST if record.client_gone else message["status"]
     record.call_id = _header(message, CALL_ID_HEADER)
     record.sends_events = (_header(message, TYPE_HEADER) or "").startswith(EVENT_STREAM)
-    if record.status >= FIRST_ERROR_STATUS:
+    if message["status"] >= FIRST_ERROR_STATUS:
         # An exception handler answers while its exception is being handled, and says what went wrong by that.
         answered = sys.exc_info()[1]
         if isinstance(answered, Exception):
             record.failed_with(answered)
     elif _header(message, LENGTH_HEADER) is not None:  # a stream has none: its provider goes on answering
+        record.answered = True
         record.handoffs.answered(record.call_id)
     stamp_response_start(record)
     return _with_trace_response(record, message)

@@ -54,6 +54,8 @@ class RequestRecord:
     response_started: bool = False
     response_started_at: float = 0.0
     first_byte_ms: float | None = None
+    # In whole, not by a stream: whoever left meanwhile, the call itself went well.
+    answered: bool = False
     response_complete: bool = False
     client_gone: bool = False
     # The task that served it was cancelled before the end of its answer, as servers do when they stop.
@@ -98,7 +100,8 @@ class RequestRecord:
     def is_over(self) -> None:
         """Nothing of it is to come but what LiteLLM tells of its calls afterwards."""
         if self.open_calls is not None:
-            failure: BaseException | str | None = self.ended_early or self.exception
+            failure: BaseException | str | None = None if self.answered else self.ended_early
+            failure = failure or self.exception
             if isinstance(failure, BaseException) and self.guardrails.caused(failure):
                 failure = type(failure).__name__  # its text may quote what was blocked
             self.open_calls.request_is_over(self.handoffs.calls, failure)

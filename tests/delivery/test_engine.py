@@ -30,6 +30,7 @@ from litellm_otel_plugin.delivery import (
     report,
 )
 from litellm_otel_plugin.guard import guard
+from tests.support import patience
 from tests.support.backends import RawBackend, drip, gibberish, hang, reset, wait_for
 from tests.support.ports import free_port
 from tests.support.receiver import Answer, OtlpReceiver
@@ -77,7 +78,7 @@ def test_spans_arrive_as_they_ended(
         resource_defaults={"service.name": "lost", "project": "default"}, resource_overrides={"team": "a"},
     )  # fmt: skip
     feed(delivery, spans, destination)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     received = collector.spans
     assert [span.name for span in received] == ["span 0", "span 1", "span 2"]
     assert received[1].attributes == {"n": 1, "text": "Grüße", "many": ["a", "b"], "big": 2**62}
@@ -99,7 +100,7 @@ def test_batches_go_by_size_and_by_delay(
     feed(by_size, make_spans(25), to(collector))
     wait_for(lambda: len(collector.spans) == 20)
     assert (len(collector.requests), by_size.stats().total.queued) == (2, 5)
-    assert by_size.flush(5)
+    assert by_size.flush(patience.SECONDS)
     by_delay = make_delivery(schedule_delay_seconds=0.1)
     feed(by_delay, make_spans(5), to(collector))
     wait_for(lambda: len(collector.spans) == 30)
@@ -127,7 +128,7 @@ def test_a_span_is_encoded_once_for_all_destinations_of_a_view(
     for span in make_spans(10):
         for processor in processors:  # as when each of LiteLLM's loggers has its own
             processor.on_end(span)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert len(collector.spans) == 40
     assert sorted(made) == ["one"] * 10 + ["other"] * 10
 
@@ -174,7 +175,7 @@ def test_nothing_runs_before_the_first_span_and_one_thread_after(
     assert delivery.flush(1)
     assert threads() == []
     feed(delivery, make_spans(1), *(to(collector, headers={"x-of": str(n)}) for n in range(50)))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert threads() == ["litellm-otel-delivery"]
 
 
@@ -190,7 +191,7 @@ def test_no_context_of_a_request_follows_a_span_and_exports_are_not_traced(
 
     of_a_request.set("a request's")
     feed(delivery, make_spans(1), to(collector, view=View("spying", of)))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     ((owner, _, enabled),) = seen
     assert (owner, enabled) == ("nobody's", False)
 
@@ -210,7 +211,7 @@ def test_spans_of_many_threads_at_once(collector: OtlpReceiver, delivery: Delive
         thread.start()
     for thread in threads:
         thread.join()
-    assert delivery.flush(10)
+    assert delivery.flush(patience.SECONDS)
     watching.set()
     watcher.join()
     assert counts_of(delivery, destination).sent == 4000
@@ -261,12 +262,12 @@ def test_a_broken_backend_keeps_its_queue_and_delays_nobody(
     with RawBackend(behaviour) as backend:
         broken, healthy = to(backend, reserved=False), to(collector, reserved=False)
         feed(delivery, make_spans(20), broken, healthy)
-        wait_for(lambda: counts_of(delivery, healthy).sent == 20, seconds=2)
+        wait_for(lambda: counts_of(delivery, healthy).sent == 20)
         wait_for(lambda: any(each.problem == problem for each in delivery.stats().destinations))
         counts = counts_of(delivery, broken)
         assert (counts.queued + counts.in_flight, counts.dropped) == (20, {})
         feed(delivery, make_spans(20), healthy)
-        wait_for(lambda: counts_of(delivery, healthy).sent == 40, seconds=2)
+        wait_for(lambda: counts_of(delivery, healthy).sent == 40)
 
 
 def test_hundreds_that_hang_delay_nobody_and_hold_no_thread(
@@ -279,10 +280,11 @@ def test_hundreds_that_hang_delay_nobody_and_hold_no_thread(
         healthy = [to(collector, reserved=False, headers={"x-of": str(n)}, timeout_seconds=30.0) for n in range(225)]
         for destination in random.sample([*hanging, *healthy], 300):
             feed(delivery, spans, destination)
-        wait_for(lambda: delivery.stats().total.sent == 225 * 5, seconds=10)
+        wait_for(lambda: delivery.stats().total.sent == 225 * 5)
         mine = [thread for thread in threading.enumerate() if thread.name.startswith("litellm-otel")]
         assert len(mine) == 1
-        assert delivery.stats().total.in_flight == 75 * 5
+        total = delivery.stats().total
+        assert (total.in_flight + total.queued, total.dropped) == (75 * 5, {})
 
 
 @pytest.mark.parametrize("status", [400, 404, 500, 302])
@@ -294,9 +296,9 @@ def test_what_is_rejected_is_counted_and_not_sent_again(
         collector.script = lambda count: Answer(status=status if count == 0 else 200, headers=location)
         destination = to(collector, headers={"authorization": "Bearer secret"})
         feed(delivery, make_spans(5), destination)
-        assert delivery.flush(5)
+        assert delivery.flush(patience.SECONDS)
         feed(delivery, make_spans(5), destination)
-        assert delivery.flush(5)
+        assert delivery.flush(patience.SECONDS)
         counts = counts_of(delivery, destination)
         assert (counts.rejected, counts.sent) == (5, 5)
         assert elsewhere.requests == []
@@ -320,7 +322,7 @@ def test_refused_credentials_open_the_breaker(
     assert len([line for line in lines if collector.url in line and f"http_{status}" in line]) == 1, lines
     assert "s3cr3t" not in caplog.text
     collector.script = lambda _: Answer()
-    assert delivery.flush(5)  # a probe, as there is one each minute
+    assert delivery.flush(patience.SECONDS)  # a probe, as there is one each minute
     assert counts_of(delivery, destination).sent == 605
 
 
@@ -335,7 +337,7 @@ def test_a_body_that_is_too_large_is_split(collector: OtlpReceiver, delivery: De
     collector.script = script
     destination = to(collector)
     feed(delivery, spans, destination)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     counts = counts_of(delivery, destination)
     assert (counts.sent, counts.rejected) == (80, 1)
     assert len(collector.spans) == 80
@@ -347,7 +349,7 @@ def test_partial_success_is_counted(collector: OtlpReceiver, delivery: Delivery,
     )
     destination = to(collector)
     feed(delivery, make_spans(5), destination)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     counts = counts_of(delivery, destination)
     assert (counts.sent, counts.rejected) == (3, 2)
 
@@ -365,7 +367,7 @@ def test_a_span_that_cannot_be_encoded_costs_no_other(
 
     destination = to(collector, view=View("poisoned", of))
     feed(delivery, spans, destination)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     counts = counts_of(delivery, destination)
     assert (counts.sent, counts.dropped) == (9, {"unencodable": 1})
 
@@ -430,7 +432,7 @@ def test_a_thread_that_does_not_get_to_run_costs_the_oldest(
     destination = to(collector)
     feed(delivery, make_spans(150), destination)
     assert counts_of(delivery, destination).dropped == {"intake_full": 50}
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert {span.attributes["n"] for span in collector.spans} == set(range(50, 150))
 
 
@@ -449,7 +451,7 @@ def test_nothing_ambient_reaches_a_destination(
             monkeypatch.setenv(name, value)
         delivery = make_delivery()
         feed(delivery, make_spans(5), to(collector))
-        assert delivery.flush(5)
+        assert delivery.flush(patience.SECONDS)
         assert trap.requests == []
     assert "s3cr3t" not in str(collector.requests)
     assert "authorization" not in collector.requests[0][1]
@@ -459,7 +461,7 @@ def test_an_answers_cookie_is_nobody_elses(collector: OtlpReceiver, delivery: De
     collector.script = lambda _: Answer(headers={"set-cookie": "session=s3cr3t"})
     for n in range(3):
         feed(delivery, make_spans(1), to(collector, reserved=False, headers={"x-of": str(n)}))
-        assert delivery.flush(5)
+        assert delivery.flush(patience.SECONDS)
     assert all("cookie" not in headers for _, headers in collector.requests)
 
 
@@ -473,7 +475,7 @@ def test_an_operators_proxy_is_used_where_it_is_said(delivery: Delivery, make_sp
 
     with RawBackend(proxy) as backend:
         feed(delivery, make_spans(1), Destination("http://backend.invalid/v1/traces", proxy=backend.url))
-        assert delivery.flush(5)
+        assert delivery.flush(patience.SECONDS)
     assert asked == [b"POST http://backend.invalid/v1/traces HTTP/1.1"]
 
 
@@ -494,14 +496,14 @@ def test_a_start_that_fails_costs_the_request_nothing_and_is_tried_again(
         feed(delivery, make_spans(3), to(collector))
     assert guard.counts.pop("starting the delivery") == 3
     feed(delivery, make_spans(1), to(collector))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert len(collector.spans) == 4
 
 
 def test_a_name_is_looked_up(collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans) -> None:
     named = Destination(f"http://localhost:{collector.server.port}/v1/traces")
     feed(delivery, make_spans(1), named)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert len(collector.spans) == 1
 
 
@@ -512,7 +514,7 @@ def test_tenants_look_ups_that_hang_do_not_delay_the_operators(
 
     def hanging(host: str, *rest: Any) -> Any:
         if host.endswith(".invalid"):
-            released.wait(20)
+            released.wait(2 * patience.SECONDS)
         return look_up(host, *rest)
 
     monkeypatch.setattr(http_sender, "_look_up", hanging)
@@ -522,7 +524,7 @@ def test_tenants_look_ups_that_hang_do_not_delay_the_operators(
         time.sleep(0.3)
         operator = Destination(f"http://localhost:{collector.server.port}/v1/traces")
         feed(delivery, make_spans(1), operator)
-        wait_for(lambda: counts_of(delivery, operator).sent == 1, seconds=3)
+        wait_for(lambda: counts_of(delivery, operator).sent == 1)
     finally:
         released.set()
 
@@ -533,7 +535,7 @@ def test_spans_that_are_lost_on_their_way_in_stay_counted_when_their_destination
     delivery = make_delivery()
     lane = delivery.lane(to(collector))
     feed(delivery, make_spans(1), to(collector))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     delivery.retire(lane)
     wait_for(lambda: not delivery.stats().destinations)
     delivery.close(1)
@@ -558,7 +560,7 @@ def test_a_thousand_credentials_on_one_receiver(
         headers = {"Authorization": f"Bearer {n}"}
         make = lambda headers=headers: to(collector, reserved=False, headers=headers, timeout_seconds=20.0)  # noqa: E731
         delivery.accept(span, directory.lanes(n, make))
-    assert delivery.flush(30)
+    assert delivery.flush(patience.SECONDS)
     for headers, spans in collector.exports:
         assert {f"Bearer {span.attributes['tenant']}" for span in spans} == {headers["authorization"]}
     assert {span.attributes["tenant"] for span in collector.spans} == set(range(1000))
@@ -584,7 +586,7 @@ def test_the_least_recently_used_make_room_and_their_spans_are_delivered_first(
     assert len(delivery.stats().destinations) == 10
     assert {headers["x-of"] for _, headers in collector.requests} == {str(n) for n in range(90)}
     use(0)  # it was forgotten, and is known again
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     stats = delivery.stats()
     assert (stats.total.accepted, stats.total.sent) == (101, 101)
     assert stats.balanced
@@ -637,7 +639,7 @@ def test_all_destinations_are_flushed_at_once_under_one_deadline(
         feed(delivery, make_spans(3), *slow_ones, *stuck)
         started = time.monotonic()
         with caplog.at_level(logging.WARNING):
-            stats = delivery.close(1.5)
+            stats = delivery.close(4)
         one_by_one = 0.5 * len(slow_ones)
         assert time.monotonic() - started < one_by_one
     assert (stats.total.sent, stats.total.dropped) == (60, {"shutdown": 21})
@@ -655,7 +657,7 @@ def test_a_flush_of_one_destination_does_not_wait_for_another(
         for span in make_spans(3):
             stuck.on_end(span)
             fine.on_end(span)
-        assert fine.force_flush(2000)
+        assert fine.force_flush(int(1000 * patience.SECONDS))
         assert not stuck.force_flush(100)
 
 
@@ -669,14 +671,19 @@ def test_closing_twice_and_without_a_span(make_delivery: MakeDelivery) -> None:
 
 
 class Exporter(SpanExporter):
-    def __init__(self, result: SpanExportResult | Exception = SpanExportResult.SUCCESS, seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        result: SpanExportResult | Exception = SpanExportResult.SUCCESS,
+        released: threading.Event | None = None,
+    ) -> None:
         self.result = result
-        self.seconds = seconds
+        self.released = released
         self.names: list[str] = []
         self.threads: set[str] = set()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        time.sleep(self.seconds)
+        if self.released is not None:
+            self.released.wait(2 * patience.SECONDS)
         self.threads.add(threading.current_thread().name)
         if isinstance(self.result, Exception):
             raise self.result
@@ -691,7 +698,7 @@ def test_an_exporter_of_another_kind_is_called_off_the_loop(delivery: Delivery, 
     exporter = Exporter()
     destination = Destination("custom", name="custom", protocol="exporter", exporter=exporter)
     feed(delivery, make_spans(3), destination)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert exporter.names == ["span 0", "span 1", "span 2"]
     assert exporter.threads == {"litellm-otel-exporter"}
     assert counts_of(delivery, destination).sent == 3
@@ -703,20 +710,24 @@ def test_an_exporter_of_another_kind_is_called_off_the_loop(delivery: Delivery, 
 def test_what_such_an_exporter_gives_up_on_is_rejected(delivery: Delivery, make_spans: MakeSpans, result: Any) -> None:
     destination = Destination("custom", name="custom", protocol="exporter", exporter=Exporter(result))
     feed(delivery, make_spans(3), destination)
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert counts_of(delivery, destination).rejected == 3
 
 
 def test_such_exporters_that_hang_delay_nobody_else(
     collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans
 ) -> None:
-    destinations = [
-        Destination("custom", name=f"{n}", protocol="exporter", exporter=Exporter(seconds=3.0)) for n in range(10)
+    released = threading.Event()
+    hanging = [
+        Destination("custom", name=f"{n}", protocol="exporter", exporter=Exporter(released=released)) for n in range(10)
     ]
     fine = to(collector)
-    feed(delivery, make_spans(3), *destinations, fine)
-    wait_for(lambda: counts_of(delivery, fine).sent == 3, seconds=2)
-    assert len([each for each in threading.enumerate() if each.name == "litellm-otel-exporter"]) <= 4
+    try:
+        feed(delivery, make_spans(3), *hanging, fine)
+        wait_for(lambda: counts_of(delivery, fine).sent == 3)
+        assert len([each for each in threading.enumerate() if each.name == "litellm-otel-exporter"]) <= 4
+    finally:
+        released.set()
 
 
 # --- limits ----------------------------------------------------------------------------------------------------------
@@ -745,7 +756,7 @@ def test_idle_connections_are_bounded(delivery: Delivery, make_spans: MakeSpans,
     receivers = [OtlpReceiver().__enter__() for _ in range(5)]
     try:
         feed(delivery, make_spans(1), *(to(each, reserved=False) for each in receivers))
-        assert delivery.flush(5)
+        assert delivery.flush(patience.SECONDS)
         kept = [each.requests[0][1].get("connection", "keep-alive") for each in receivers]
         assert sorted(kept) == ["close"] * 3 + ["keep-alive"] * 2
     finally:

@@ -12,6 +12,7 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
 from litellm_otel_plugin.delivery import Delivery, Destination, grpc_sender
+from tests.support import patience
 from tests.support.backends import GrpcReceiver, RawBackend, hang, wait_for
 from tests.support.ports import free_port
 
@@ -44,7 +45,7 @@ def test_spans_arrive_with_the_destinations_metadata(
 ) -> None:
     for compression in ("none", "gzip", "deflate"):
         feed(delivery, make_spans(3), to(collector, headers={"API_Key": compression}, compression=compression))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert len(collector.spans) == 9
     assert {each["api_key"] for each in collector.metadata} == {"none", "gzip", "deflate"}
     assert all(each["traceparent"].endswith("-00") for each in collector.metadata)
@@ -77,7 +78,7 @@ def test_codes_that_are_final(
 ) -> None:
     collector.script = lambda _: code
     feed(delivery, make_spans(3), to(collector))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert delivery.stats().total.rejected == 3
     assert delivery.stats().destinations[0].problem == f"grpc_{code.name.lower()}"
 
@@ -116,7 +117,7 @@ def test_exhausted_is_a_pause_unless_the_backend_says_that_the_body_is_too_large
 def test_partial_success(collector: GrpcReceiver, delivery: Delivery, make_spans: MakeSpans) -> None:
     collector.rejects = 2
     feed(delivery, make_spans(5), to(collector))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert (delivery.stats().total.sent, delivery.stats().total.rejected) == (3, 2)
 
 
@@ -124,7 +125,7 @@ def test_backends_that_hang_or_refuse_cost_no_thread_each(
     collector: GrpcReceiver, delivery: Delivery, make_spans: MakeSpans
 ) -> None:
     feed(delivery, make_spans(1), to(collector))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     before = threading.active_count()
     with RawBackend(hang) as hanging:
         threads_of_the_test = 1
@@ -144,7 +145,7 @@ def test_ambient_proxies_are_not_used(
     for name in ("grpc_proxy", "https_proxy", "http_proxy"):
         monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     feed(delivery, make_spans(1), to(collector))
-    assert delivery.flush(5)
+    assert delivery.flush(patience.SECONDS)
     assert len(collector.spans) == 1
 
 
@@ -157,7 +158,7 @@ def test_channels_are_bounded_and_those_in_use_stay(
         for _ in range(2):
             for each in receivers:
                 feed(delivery, make_spans(2), to(each))
-                assert delivery.flush(5)
+                assert delivery.flush(patience.SECONDS)
         assert [len(each.spans) for each in receivers] == [4, 4, 4, 4]
         assert len(delivery._senders["grpc"]._channels) == 2
     finally:

@@ -106,7 +106,7 @@ def test_each_worker_has_its_own_instance_id(provider: MockProvider, collector: 
             proxy.client.get("/v1/models", headers={**proxy.headers, "connection": "close"})
             return len({span.resource["service.instance.id"] for span in spans}) == 2
 
-        collector.wait_until(both_answered, seconds=60)
+        collector.wait_until(both_answered)
 
 
 # An export alone would hold a stop for as long as this, several times what a proxy is given to stop in these tests

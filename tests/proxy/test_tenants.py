@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from tests.support import patience
 from tests.support.backends import GrpcReceiver, wait_for
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.ports import free_port
@@ -127,7 +128,7 @@ async def _chat_all(url: str, bearers: Sequence[str], bodies: Sequence[dict[str,
         )
 
 
-def whole(backend: Backend, *responses: httpx.Response, seconds: float = 10.0) -> list[ReceivedSpan]:
+def whole(backend: Backend, *responses: httpx.Response, seconds: float = patience.SECONDS) -> list[ReceivedSpan]:
     """Every span of these responses' traces, once all have arrived: each once."""
     traces = {trace_id_of(response) for response in responses}
 
@@ -244,8 +245,8 @@ def test_each_export_carries_its_own_tenants_credential_and_nothing_ambient(host
     ]
     interleaved = tenants * 2
     responses = house.chat_all([tenant.key() for tenant in interleaved])
-    whole(house.tenants, *responses, seconds=20)
-    whole(house.collector, *responses, seconds=20)
+    whole(house.tenants, *responses)
+    whole(house.collector, *responses)
     house.settle()
     owners = dict(zip(map(trace_id_of, responses), interleaved, strict=True))
     assert len(owners) == 400
@@ -312,7 +313,7 @@ def test_tenants_that_hang_refuse_or_are_slow_cost_the_others_nothing(hostile: H
     with house.tenants.hanging():
         from_bad = house.chat_all(bad * 3)
         from_healthy = house.chat_all(healthy)
-        whole(house.tenants, *from_healthy, seconds=2)
+        whole(house.tenants, *from_healthy)
         house.settle()
         assert [names(house.langfuse, response) for response in from_bad] == [[]] * len(from_bad)
         whole(house.collector, *from_bad)

@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.support import patience
 from tests.support.receiver import ReceivedSpan, decode
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ class GrpcReceiver:
         return response
 
 
-def wait_for(met: Callable[[], bool], seconds: float = 15.0) -> None:
+def wait_for(met: Callable[[], bool], seconds: float = patience.SECONDS) -> None:
     """Return once ``met`` holds."""
     deadline = time.monotonic() + seconds
     while not met():

@@ -22,6 +22,7 @@ from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
+from tests.support import patience
 from tests.support.server import ServerThread
 
 if TYPE_CHECKING:
@@ -119,7 +120,9 @@ class OtlpReceiver:
     def trace(self, trace_id: str) -> list[ReceivedSpan]:
         return sorted((span for span in self.spans if span.trace_id == trace_id), key=lambda span: span.start_ns)
 
-    def wait_until(self, met: Callable[[list[ReceivedSpan]], bool], seconds: float = 15.0) -> list[ReceivedSpan]:
+    def wait_until(
+        self, met: Callable[[list[ReceivedSpan]], bool], seconds: float = patience.SECONDS
+    ) -> list[ReceivedSpan]:
         """The spans, once ``met`` holds for them."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

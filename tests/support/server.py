@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import httpx
 import uvicorn
 
+from tests.support import patience
 from tests.support.ports import free_port
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from starlette.applications import Starlette
-
-SECONDS_TO_START = 10.0
 
 
 class ServerThread:
@@ -44,7 +43,7 @@ class ServerThread:
 
     def start(self) -> None:
         self._thread.start()
-        deadline = time.monotonic() + SECONDS_TO_START
+        deadline = time.monotonic() + patience.SECONDS
         while not self._server.started:
             if time.monotonic() > deadline:
                 raise TimeoutError("the server did not start")
@@ -54,7 +53,7 @@ class ServerThread:
         self._server.should_exit = True
         # Forced, it would cancel a lifespan instead of ending it.
         self._server.force_exit = self._server.config.lifespan == "off"
-        self._thread.join(SECONDS_TO_START)
+        self._thread.join(patience.SECONDS)
 
 
 def wait_until_healthy(

@@ -22,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.support import patience
 from tests.support.receiver import decode
 
 if TYPE_CHECKING:
@@ -233,7 +234,9 @@ class Backend:
         spans = [span for export in self.exports for span in export.spans if span.trace_id == trace_id]
         return sorted(spans, key=lambda span: span.start_ns)
 
-    def wait_for(self, met: Callable[[list[ReceivedSpan]], bool], seconds: float = 10.0) -> list[ReceivedSpan]:
+    def wait_for(
+        self, met: Callable[[list[ReceivedSpan]], bool], seconds: float = patience.SECONDS
+    ) -> list[ReceivedSpan]:
         """Every span that has come, once ``met`` holds for them."""
         deadline = time.monotonic() + seconds
         while True:

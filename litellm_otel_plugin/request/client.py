@@ -1,0 +1,61 @@
+"""What comes from the client of one request: its messages, and whether it is still there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, MutableMapping
+
+    Message = MutableMapping[str, Any]
+    Receive = Callable[[], Awaitable[Message]]
+
+
+class Client:
+    """The server's channel for one request."""
+
+    __slots__ = ("_ahead", "_body_read", "_receive", "_waited_for")
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._ahead: Message | None = None
+        self._body_read = False
+        self._waited_for = False
+
+    async def receive(self) -> Message:
+        """The next message."""
+        if self._ahead is not None:
+            message, self._ahead = self._ahead, None
+            return message
+        self._waited_for = True
+        try:
+            message = await self._receive()
+        finally:
+            self._waited_for = False
+        self._body_read = message["type"] == "http.request" and not message.get("more_body", False)
+        return message
+
+    def has_left(self) -> bool:
+        """Whether the server knows by now that nobody waits for the answer.
+
+        An application that makes its answer in one piece does not ask, and the server takes it without a word. After
+        the body the only message to come is that the client has left.
+        """
+        if not self._body_read or self._waited_for:
+            return False  # what comes next is the body, or goes to who waits for it
+        if self._ahead is None:
+            self._ahead = _at_once(self._receive())
+        return self._ahead is not None and self._ahead["type"] == "http.disconnect"
+
+
+def _at_once(message: Awaitable[Message]) -> Message | None:
+    """A message that is there already; ``None`` where it had to be waited for. No turn of the event loop is taken."""
+    steps = message.__await__()
+    try:
+        next(steps)
+    except StopIteration as there:
+        arrived: Message = there.value
+        return arrived
+    if hasattr(steps, "close"):  # a generator's; what a server written in another language returns has nothing to undo
+        steps.close()
+    return None

@@ -1,0 +1,99 @@
+"""Whether a client is still there, at servers whose channels are of different kinds."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from litellm_otel_plugin.request.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BODY = {"type": "http.request", "body": b"{}", "more_body": False}
+HALF_A_BODY = {"type": "http.request", "body": b"{", "more_body": True}
+GONE = {"type": "http.disconnect"}
+
+
+class Queued:
+    """A channel that is a queue: a message that was taken is gone."""
+
+    def __init__(self) -> None:
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
+
+    def tell(self, message: Any) -> None:
+        self._queue.put_nowait(message)
+
+    async def receive(self) -> Any:
+        return await self._queue.get()
+
+
+class Foreign(Queued):
+    """A channel whose messages are promised by an object that is no coroutine and cannot be closed."""
+
+    def receive(self) -> Any:
+        return _Promise(super().receive())
+
+
+class _Promise:
+    def __init__(self, message: Any) -> None:
+        self._steps = message.__await__()
+
+    def __await__(self) -> Iterator[Any]:
+        return self
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        return next(self._steps)
+
+
+@pytest.fixture(params=[Queued, Foreign])
+def server(request: pytest.FixtureRequest) -> Queued:
+    made: Queued = request.param()
+    return made
+
+
+async def test_one_that_waits_has_not_left(server: Queued) -> None:
+    client = Client(server.receive)
+    server.tell(BODY)
+    assert await client.receive() == BODY
+    assert not client.has_left()
+    assert not client.has_left()
+
+
+async def test_one_that_left_has_left_for_the_application_too(server: Queued) -> None:
+    client = Client(server.receive)
+    server.tell(BODY)
+    await client.receive()
+    server.tell(GONE)
+    assert client.has_left()
+    assert client.has_left()
+    assert await client.receive() == GONE
+
+
+@pytest.mark.parametrize("read", [[], [HALF_A_BODY]])
+async def test_a_body_that_is_not_read_to_its_end_is_left_to_the_application(server: Queued, read: list[Any]) -> None:
+    client = Client(server.receive)
+    for message in [*read, BODY]:
+        server.tell(message)
+    for message in read:
+        assert await client.receive() == message
+    assert not client.has_left()
+    assert await client.receive() == BODY
+
+
+async def test_a_message_that_comes_later_is_the_applications() -> None:
+    server = Queued()
+    client = Client(server.receive)
+    server.tell(BODY)
+    await client.receive()
+    assert not client.has_left()  # nobody waits in the queue in the application's place
+    waits = asyncio.create_task(client.receive())
+    await asyncio.sleep(0)
+    assert not client.has_left()  # the application is told first
+    server.tell(GONE)
+    assert await waits == GONE
