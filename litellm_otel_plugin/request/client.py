@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,11 +16,13 @@ if TYPE_CHECKING:
 class Client:
     """The server's channel for one request."""
 
-    __slots__ = ("_ahead", "_body_read", "_receive", "_waited_for")
+    __slots__ = ("_ahead", "_body_read", "_promised", "_receive", "_waited_for")
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._ahead: Message | None = None
+        # Of a server that looks for a message from when it is asked, and tells in its own time.
+        self._promised: asyncio.Future[Message] | None = None
         self._body_read = False
         self._waited_for = False
 
@@ -27,12 +31,16 @@ class Client:
         if self._ahead is not None:
             message, self._ahead = self._ahead, None
             return message
+        coming: Awaitable[Message] = self._promised or self._receive()
+        self._promised = None
         self._waited_for = True
         try:
-            message = await self._receive()
+            message = await coming
         finally:
             self._waited_for = False
         self._body_read = message["type"] == "http.request" and not message.get("more_body", False)
+        if self._body_read and asyncio.isfuture(coming):
+            self._promised = asyncio.ensure_future(self._receive())
         return message
 
     def has_left(self) -> bool:
@@ -43,19 +51,25 @@ class Client:
         """
         if not self._body_read or self._waited_for:
             return False  # what comes next is the body, or goes to who waits for it
+        if self._promised is not None:
+            return self._promised.done() and _says_so(self._promised.result())
         if self._ahead is None:
             self._ahead = _at_once(self._receive())
-        return self._ahead is not None and self._ahead["type"] == "http.disconnect"
+        return self._ahead is not None and _says_so(self._ahead)
 
 
-def _at_once(message: Awaitable[Message]) -> Message | None:
+def _says_so(message: Message) -> bool:
+    return bool(message["type"] == "http.disconnect")
+
+
+def _at_once(coming: Awaitable[Message]) -> Message | None:
     """A message that is there already; ``None`` where it had to be waited for. No turn of the event loop is taken."""
-    steps = message.__await__()
+    if not isinstance(coming, Coroutine):
+        return None
     try:
-        next(steps)
+        coming.send(None)
     except StopIteration as there:
         arrived: Message = there.value
         return arrived
-    if hasattr(steps, "close"):  # a generator's; what a server written in another language returns has nothing to undo
-        steps.close()
+    coming.close()
     return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-import uuid
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -43,7 +42,6 @@ ALWAYS = {
     "network.protocol.version": str,
     "litellm.attempts": int,
 }
-TOKENS = ("gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens")
 PREPROCESSING = "litellm.preprocessing.duration_ms"
 
 
@@ -263,72 +261,6 @@ def test_a_door_behind_which_the_call_is_made_anew(gateway: Gateway) -> None:
     span = gateway.server_span(response, kinds=("SERVER", "CLIENT"))
     assert span.attributes["litellm.attempts"] == 1
     assert span.attributes[PREPROCESSING] > 0
-
-
-def test_a_client_that_leaves_before_the_answer(gateway: Gateway) -> None:
-    path = "/v1/chat/completions"
-    gateway.collector.forget()
-    gateway.provider.replies.append(Reply(delay=2))
-    with pytest.raises(httpx.ReadTimeout):
-        gateway.proxy.client.post(path, json=_chat(stream=True), timeout=0.5)
-    (server,) = [span for span in gateway.newest_trace_of_path(path) if span.kind == "SERVER"]
-    assert server.attributes["http.route"] == path
-    assert server.attributes["http.response.status_code"] == 499
-    assert server.attributes["error.type"] == "client_disconnected"
-
-
-WHOLE_ANSWERS = {
-    "/v1/chat/completions": _chat(),
-    "/v1/messages": _messages(),
-    "/v1/responses": {"model": "mock", "input": "hi"},
-    "/v1/embeddings": {"model": "embed", "input": "hi"},
-    "/openai/v1/chat/completions": _chat(),
-}
-
-
-def _left(gateway: Gateway, path: str, body: dict[str, Any], reply: Reply) -> tuple[ReceivedSpan, ReceivedSpan]:
-    """The SERVER and the CLIENT span of a request whose client left while the provider was thinking."""
-    gateway.provider.replies.append(reply)
-    trace_id = uuid.uuid4().hex
-    headers = {"traceparent": f"00-{trace_id}-00f067aa0ba902b7-01"}
-    with pytest.raises(httpx.ReadTimeout):
-        gateway.proxy.client.post(path, json=body, headers=headers, timeout=0.7)
-    spans = gateway.trace(trace_id, kinds=("SERVER", "CLIENT"))
-    (server,) = [span for span in spans if span.kind == "SERVER"]
-    (client,) = [span for span in spans if span.kind == "CLIENT"]
-    return server, client
-
-
-@pytest.mark.parametrize("path", WHOLE_ANSWERS)
-def test_a_client_that_left_an_answer_that_is_not_streamed(gateway: Gateway, path: str) -> None:
-    """LiteLLM does not look, and answers into the closed connection."""
-    server, client = _left(gateway, path, WHOLE_ANSWERS[path], Reply(delay=2))
-    assert server.attributes["http.response.status_code"] == 499
-    assert (server.status, server.attributes["error.type"]) == ("ERROR", "client_disconnected")
-    assert "litellm.time_to_first_byte_ms" not in server.attributes
-    assert server.attributes["litellm.provider.duration_ms"] > 1_900
-    # The provider answered all the same, and has its price.
-    answered = gateway.trace_of(gateway.proxy.client.post(path, json=WHOLE_ANSWERS[path]), kinds=("SERVER", "CLIENT"))
-    (stayed,) = [span for span in answered if span.kind == "CLIENT"]
-    assert (client.status, client.attributes.get("error.type")) == (stayed.status, None)
-    assert [client.attributes.get(name) for name in TOKENS] == [stayed.attributes.get(name) for name in TOKENS]
-
-
-def test_a_client_that_left_a_failure(gateway: Gateway) -> None:
-    server, client = _left(gateway, "/v1/chat/completions", _chat(), Reply(delay=2, status=429))
-    assert server.attributes["http.response.status_code"] == 499
-    assert (server.attributes["error.type"], client.attributes["error.type"]) == ("RateLimitError",) * 2
-
-
-def test_a_client_that_leaves_in_the_middle_of_a_stream(gateway: Gateway) -> None:
-    gateway.provider.replies.append(Reply(chunk_delay=0.4))
-    with gateway.proxy.client.stream("POST", "/v1/chat/completions", json=_chat(stream=True)) as response:
-        trace_id = trace_id_of(response)
-        next(response.iter_raw())
-    spans = gateway.trace(trace_id)
-    (server,) = [span for span in spans if span.kind == "SERVER"]
-    assert server.attributes["http.response.status_code"] == 200
-    assert server.attributes["error.type"] == "client_disconnected"
 
 
 def test_a_websocket_that_is_refused(gateway: Gateway) -> None:
