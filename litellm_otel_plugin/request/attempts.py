@@ -62,6 +62,8 @@ class Attempt:
     number: int
     reason: str | None
     task: asyncio.Task[Any] | None
+    # Where LiteLLM had decided to send it.
+    route: object = None
     started_ns: int = field(default_factory=time.perf_counter_ns)
     # Where it was made: what ends its span later finds the request there.
     context: Context = field(default_factory=copy_context)
@@ -141,7 +143,7 @@ class Call:
         self.first_ns = self.first_ns or time.perf_counter_ns()
         self.made += 1
         current_attempt.set(None)  # in the next one's context this one would keep the one before it, and so on
-        attempt = Attempt(self, self.made, self._reason(route, beside=bool(beside)), task)
+        attempt = Attempt(self, self.made, self._reason(route, beside=bool(beside)), task, route)
         self._route = route
         self.open.append(attempt)
         current_attempt.set(attempt)

@@ -81,8 +81,11 @@ class RequestLayer:
         finally:
             # The exception that is passing, if one is: it is looked at, never caught.
             passing = None if returned else sys.exc_info()[1]
-            with contained("closing the record of a request"):
-                _close(record, passing)
+            try:
+                with contained("closing the record of a request"):
+                    _close(record, passing)
+            finally:
+                del passing  # its traceback holds this frame: the request's body would wait for the garbage collector
 
 
 class _Exchange:

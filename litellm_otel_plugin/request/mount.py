@@ -23,6 +23,7 @@ from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.caller import CallersTraceLayer, linking_to_the_caller
 from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.request.layer import RequestLayer
+from litellm_otel_plugin.request.own_context import OwnContextLayer
 from litellm_otel_plugin.request.record import current_record
 from litellm_otel_plugin.request.span_details import SpanDetails
 
@@ -81,7 +82,7 @@ def mount(
             exclude_spans=["receive", "send"],
         )
     _put_route_on_metrics(middleware, mounted)
-    application.middleware_stack = (
+    application.middleware_stack = OwnContextLayer(
         middleware if remote_parent == "continue" else CallersTraceLayer(middleware, keeps_link=remote_parent == "link")
     )
     return mounted

@@ -71,8 +71,8 @@ class RequestRecord:
     open_calls: OpenCalls | None = None
 
     def failed_with(self, exception: BaseException) -> None:
-        """Keep what went wrong. The first failure is the cause, later ones are its consequences."""
-        if self.exception is None and not self.finished:
+        """Keep what went wrong. The first failure is the cause, later ones and those of a client that left are not."""
+        if self.exception is None and not self.finished and not self.client_gone:
             self.exception = exception
 
     def seconds_to_first_chunk(self, attempt: Attempt) -> float | None:
@@ -129,6 +129,11 @@ _record: ContextVar[RequestRecord | None] = ContextVar("litellm_otel_plugin_reco
 def record_of_context() -> RequestRecord | None:
     """The record of the request that this code runs for, or ran for: its last spans end after it was answered."""
     return _record.get()
+
+
+def forget_record() -> None:
+    """From here on this code runs for no request."""
+    _record.set(None)
 
 
 def current_record() -> RequestRecord | None:

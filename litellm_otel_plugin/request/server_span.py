@@ -83,19 +83,22 @@ def stamp_outcome(record: RequestRecord, *, exception_passes: bool = False) -> N
     """
     if record.finished:
         return
-    learn_route(record)
-    record.guardrails.finish()
-    record.finished = True
-    if record.span.is_recording():
-        _stamp(record)
-        if not exception_passes:
-            _record_exception(record)
-        elif record.exception is not None and record.guardrails.caused(record.exception):
-            _record_exception(record)
-            _fail(record, error_name(record.exception, None, None))
-            _take_no_more_of_it(record.span)
-    record.is_over()
-    record.forget()
+    try:
+        learn_route(record)
+        record.guardrails.finish()
+        record.finished = True
+        if record.span.is_recording():
+            _stamp(record)
+            if not exception_passes:
+                _record_exception(record)
+            elif record.exception is not None and record.guardrails.caused(record.exception):
+                _record_exception(record)
+                _fail(record, error_name(record.exception, None, None))
+                _take_no_more_of_it(record.span)
+    finally:
+        record.finished = True
+        record.is_over()
+        record.forget()
 
 
 def _stamp(record: RequestRecord) -> None:

@@ -116,8 +116,13 @@ class AttemptSpans:
         attempt = call.told_of(failed=failed)
         if attempt is None:
             return None
-        if call.ran_beside and kwargs.get(PAYLOAD_KEY) is not None:
-            _tell_apart(attempt)
+        # LiteLLM's notes can be those of another attempt by now: beside this one, or about to be made.
+        are_anothers = call.ran_beside or route_of(kwargs) != attempt.route
+        if are_anothers and kwargs.get(PAYLOAD_KEY) is not None:
+            if call.ran_beside:
+                _tell_apart(attempt)
+            if failed and attempt.failure is None:
+                attempt.failure = kwargs.get("exception")
             answer = kwargs[PAYLOAD_KEY].get("response")
             kwargs = {**kwargs, PAYLOAD_KEY: _payload(attempt, {**kwargs, **attempt.noted}, end_time, answer)}
         try:

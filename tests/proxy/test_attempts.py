@@ -160,6 +160,24 @@ def test_a_fallback_is_a_span_with_its_own_model_and_duration(gateway: Gateway, 
     _told_of_their_spans(gateway, story, request)
 
 
+@pytest.mark.parametrize("door", [CHAT, MESSAGES, RESPONSES])
+def test_a_stream_that_breaks_before_its_first_chunk_falls_back(gateway: Gateway, door: str) -> None:
+    """LiteLLM tells of the failure when its notes are those of the next attempt already."""
+    story = Story()
+    gateway.provider.tell(story.name, Reply(after_chunks=0), Reply())
+    response = _ask(gateway, story, door, model="falls", stream=True)
+    assert response.status_code == 200
+    request = attempted(gateway, story.trace_id, 2)
+    assert request.statuses == ["ERROR", "UNSET"]
+    assert request.each("gen_ai.request.model") == ["falls", "claude"]
+    assert request.each("gen_ai.provider.name") == ["openai", "anthropic"]
+    assert request.each("litellm.attempt.reason") == [None, "fallback"]
+    failed, answered = request.clients
+    assert failed.attributes["error.type"] not in ("superseded", "cancelled")
+    assert answered.attributes["gen_ai.usage.output_tokens"] > 0
+    assert all(client.attributes.get("gen_ai.response.time_to_first_chunk", 0.0) >= 0 for client in request.clients)
+
+
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(("slow", "fast"), [("mock", "claude"), ("claude", "mock")])
 def test_the_slower_of_two_side_by_side_is_cancelled(gateway: Gateway, slow: str, fast: str, *, stream: bool) -> None:

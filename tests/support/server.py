@@ -25,7 +25,12 @@ class ServerThread:
     """Serves one application between start and stop."""
 
     def __init__(
-        self, application: Starlette, port: int | None = None, *, lifespan: Literal["on", "off"] = "off"
+        self,
+        application: Starlette,
+        port: int | None = None,
+        *,
+        lifespan: Literal["on", "off"] = "off",
+        loop: Literal["auto", "asyncio"] = "auto",
     ) -> None:
         self.port = port or free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -35,6 +40,7 @@ class ServerThread:
             port=self.port,
             log_level="error",
             lifespan=lifespan,
+            loop=loop,
             timeout_graceful_shutdown=1,
             timeout_keep_alive=600,  # a connection closed as it is used again would be a failure that nobody scripted
         )

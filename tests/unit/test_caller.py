@@ -17,6 +17,7 @@ from litellm_otel_plugin.guard import guard
 from litellm_otel_plugin.request.caller import CallersTraceLayer
 from litellm_otel_plugin.request.layer import RequestLayer
 from litellm_otel_plugin.request.mount import mount
+from litellm_otel_plugin.request.own_context import OwnContextLayer
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -216,7 +217,8 @@ async def test_an_error_of_ours_costs_the_link_alone(monkeypatch: pytest.MonkeyP
 def test_the_chain_can_be_walked_and_is_mounted_once() -> None:
     caller = Caller("ignore")
     outermost: Any = caller.app.middleware_stack
-    assert [type(link) for link in (outermost, outermost.app, outermost.app.app)] == [
+    assert [type(link) for link in (outermost, outermost.app, outermost.app.app, outermost.app.app.app)] == [
+        OwnContextLayer,
         CallersTraceLayer,
         OpenTelemetryMiddleware,
         RequestLayer,

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
@@ -22,6 +25,7 @@ from litellm_otel_plugin.guard import guard
 from litellm_otel_plugin.request.chain import ChainError
 from litellm_otel_plugin.request.layer import RequestLayer
 from litellm_otel_plugin.request.mount import mount
+from litellm_otel_plugin.request.own_context import OwnContextLayer
 from litellm_otel_plugin.request.record import current_record
 from litellm_otel_plugin.request.untraced import leave_out_untraced
 from tests.support.spans import SpanMemory
@@ -357,7 +361,19 @@ async def _start_then_wait_for_the_client(scope: Any, receive: Any, send: Any) -
     await _wait_for_the_client(scope, receive, send)
 
 
-@pytest.mark.parametrize(("endpoint", "status"), [(_wait_for_the_client, 499), (_start_then_wait_for_the_client, 200)])
+async def _answer_what_is_left_of_it(scope: Any, receive: Any, send: Any) -> None:
+    await _wait_for_the_client(scope, receive, send)
+    try:
+        raise ValueError("half of a body is no JSON")
+    except ValueError:
+        await send({"type": "http.response.start", "status": 400, "headers": []})
+        await send({"type": "http.response.body", "body": b"no"})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "status"),
+    [(_wait_for_the_client, 499), (_start_then_wait_for_the_client, 200), (_answer_what_is_left_of_it, 499)],
+)
 async def test_a_client_that_left(memory: SpanMemory, endpoint: Any, status: int) -> None:
     app = FastAPI()
     app.mount("/slow", endpoint)
@@ -366,6 +382,27 @@ async def test_a_client_that_left(memory: SpanMemory, endpoint: Any, status: int
     await application.app(_scope("http", "/slow/"), wire.receive, wire.send)
     attributes = memory.only().attributes or {}
     assert (attributes["http.response.status_code"], attributes["error.type"]) == (status, "client_disconnected")
+
+
+async def test_what_a_request_held_goes_with_the_exception_that_ended_it(memory: SpanMemory) -> None:
+    held: list[weakref.ref[Any]] = []
+
+    class Body:
+        """What a request holds."""
+
+    async def fails(scope: Any, receive: Any, send: Any) -> None:
+        body = Body()
+        held.append(weakref.ref(body))
+        raise UpstreamBusyError("no")
+
+    wire = Wire()
+    gc.disable()
+    try:
+        with memory.provider.get_tracer("t").start_as_current_span("POST"), suppress(UpstreamBusyError):
+            await RequestLayer(fails)(_scope("http", "/fails"), wire.receive, wire.send)
+        assert [each() for each in held] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_a_cancelled_request_stays_cancelled_and_ends_its_span(memory: SpanMemory) -> None:
@@ -469,7 +506,7 @@ async def test_what_was_mounted_before_us_is_taken_over(memory: SpanMemory) -> N
     try:
         application = Mounted(app, memory)
         links = [type(link) for link in _chain(app.middleware_stack)]
-        assert links[:2] == [OpenTelemetryMiddleware, RequestLayer]
+        assert links[:3] == [OwnContextLayer, OpenTelemetryMiddleware, RequestLayer]
         assert links.count(OpenTelemetryMiddleware) == 1
         await application.request("GET", "/broken")
         await application.request("GET", "/nope")
