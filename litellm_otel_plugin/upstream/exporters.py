@@ -101,6 +101,22 @@ def processors_of(config: Any, spec: Any, resource_overrides: Mapping[str, Any])
     return [each for each in processors if not isinstance(each, baggage)]
 
 
+def stamps_identity(provider: Any) -> bool:
+    """Whether LiteLLM made this provider: nobody else's stamps the caller's identity on spans."""
+    processors = getattr(getattr(provider, "_active_span_processor", None), "_span_processors", ())
+    return any(isinstance(each, take(seams.BAGGAGE)) for each in processors)
+
+
+def lacks_credentials(spec: Any) -> bool:
+    """Whether an exporter waits for credentials that the operator has not given."""
+    if spec.kind == AGENTOPS_KIND:  # it fetches a token for its key, and sends without one where it has none
+        return not (spec.options or {}).get("api_key")
+    return bool(spec.requires_headers and not spec.headers)
+
+
+# LiteLLM's kind of the exporter that AgentOps' preset brings along.
+AGENTOPS_KIND = "agentops"
+
 # What the resource of the exporter that is being built says beside, or against, the one logger's.
 _resource_overrides: ContextVar[tuple[tuple[str, Any], ...]] = ContextVar(
     "litellm_otel_plugin_resource_overrides", default=()

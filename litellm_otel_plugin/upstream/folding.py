@@ -26,16 +26,20 @@ from litellm_otel_plugin.seams import SeamMissing
 from litellm_otel_plugin.upstream.access import module, put, take
 from litellm_otel_plugin.upstream.exporters import (
     is_placeholder,
+    lacks_credentials,
     leave_the_environment_to_the_operator,
     processors_of,
+    stamps_identity,
     traces_endpoint,
 )
 from litellm_otel_plugin.upstream.loggers import (
     FOR_EVERY_REQUEST,
     LISTS_OF_A_LOGGER,
     add_callback,
+    adopt_provider,
     as_v2_logger,
     in_memory_loggers,
+    listed_loggers,
     otel_settings,
 )
 from litellm_otel_plugin.upstream.routes import Routes
@@ -67,15 +71,16 @@ class FoldedLogger:
 
 
 class StandIn(FoldedLogger):
-    """A preset's logger where it feeds the operator's collector too: as long as there is none for that alone."""
+    """A preset's logger where it feeds the operator's collector too: as long as `otel` is not listed for that."""
 
-    def __init__(self, logger: Any, has_generic: Callable[[], bool]) -> None:
+    def __init__(self, logger: Any, generic: Callable[[], Any]) -> None:
         super().__init__(logger, None, None)
-        self._has_generic = has_generic
+        self._generic = generic
 
     def is_listed(self) -> bool:
-        """Whether it is among the callbacks for every request, and `otel` is not told apart from it."""
-        return not self._has_generic() and super().is_listed()
+        """Whether it is among the callbacks for every request, and `otel` is not: any request can have that built."""
+        generic = self._generic()
+        return super().is_listed() and (generic is None or not _is_listed(generic))
 
 
 class EveryRequest:
@@ -103,6 +108,8 @@ class Folding:
         self._build: Any = None
         self._one: Any = None
         self._folded: list[Any] = []
+        # Of those, the ones that the operator's own code made: `otel` does not name them.
+        self._made_by_operator: list[Any] = []
         self._quiet_kinds: dict[Any, Any] = {}
         self._wordings = Wordings(backends.vocabularies, self._is_wanted)
         self._routes = Routes(backends.vocabularies, lambda: tuple(self._folded), self._is_wanted)
@@ -147,8 +154,11 @@ class Folding:
         """The one logger, once LiteLLM has built its callbacks: registered, and with a backend where one is named."""
         one = self.logger()
         for logger in list(in_memory_loggers()):
-            if as_v2_logger(logger) is not None and all(logger is not each for each in (one, *self._folded)):
+            if self._is_unfolded(logger):
                 self._fold_late(logger)
+        for logger in listed_loggers():
+            if self._is_unfolded(logger):
+                self._fold_operators(logger)
         if not self._folded:
             config, _ = self._generic()
             for spec in config.exporters:
@@ -185,10 +195,22 @@ class Folding:
             self._take_in(logger)
             return logger
 
+    def _is_unfolded(self, logger: Any) -> bool:
+        return as_v2_logger(logger) is not None and not _is_one_of(logger, [self._one, *self._folded])
+
+    def _fold_operators(self, logger: Any) -> None:
+        """Fold a logger that is listed as an object: one that the operator's own code made."""
+        if not stamps_identity(logger.tracer_provider):
+            self._say(f"a {type(logger).__name__} among the callbacks has a provider of its own: it is left as it is")
+            return
+        self._made_by_operator.append(logger)
+        self._fold_late(logger)
+
     def _fold_late(self, logger: Any) -> None:
         """Fold a logger that was built before there was anything to fold it into."""
         with contained("folding a logger"):
             provider, one = logger.tracer_provider, self.logger()
+            adopt_provider(logger, one.tracer_provider)  # what its own class may record is recorded there
             logger._emitter._event_recorder = None  # noqa: SLF001 - the one that records the spans records events
             self._take_in(logger)
             if provider not in (one.tracer_provider, trace.get_tracer_provider()):
@@ -196,6 +218,9 @@ class Folding:
 
     def _take_in(self, logger: Any) -> None:
         with self._lock:
+            if type(logger).log_pre_api_call is not take(seams.V2_LOGGER).log_pre_api_call:
+                # LiteLLM has its first logger told of hand-offs, wherever that is listed, and that is the one now.
+                add_callback(logger, ("input_callback",))
             logger.__class__ = self._quiet_kind(type(logger))
             config = logger.config
             own = [spec for spec in config.exporters if spec.owner is not None]
@@ -208,14 +233,16 @@ class Folding:
                 owner = spec.owner.value if spec.owner is not None else None
                 # A preset without a backend of its own words what goes to the operator's collector.
                 if owner is None and own:
-                    self._add_backend(StandIn(logger, self._has_generic), self._generic()[0], spec)
+                    self._add_backend(StandIn(logger, self._generic_logger), self._generic()[0], spec)
                 elif owner is None and logger.callback_name is None:
                     self._add_backend(FoldedLogger(logger, None, None), config, spec)
                 else:
                     self._add_backend(FoldedLogger(logger, owner, vocabulary), config, spec)
 
-    def _has_generic(self) -> bool:
-        return any(logger.callback_name is None for logger in self._folded)
+    def _generic_logger(self) -> Any:
+        """The folded logger that `otel` names, if LiteLLM has built one."""
+        own = self._made_by_operator
+        return next((each for each in self._folded if each.callback_name is None and not _is_one_of(each, own)), None)
 
     def _tell_otel_apart(self) -> None:
         """Where LiteLLM is asked for ``otel`` and has a preset's logger, it takes that for both."""
@@ -223,10 +250,10 @@ class Folding:
 
         @functools.wraps(original)
         def init_custom_logger(logging_integration: str, *args: Any, **kwargs: Any) -> Any:
-            if logging_integration != GENERIC_CALLBACK or not self._folded or self._has_generic():
+            generic = self._generic_logger()
+            if logging_integration != GENERIC_CALLBACK or not self._folded or generic is not None:
                 found = original(logging_integration, *args, **kwargs)
-                generic = [each for each in self._folded if each.callback_name is None]
-                return generic[0] if logging_integration == GENERIC_CALLBACK and generic else found
+                return generic if logging_integration == GENERIC_CALLBACK and generic is not None else found
             config, settings = self._generic()
             logger = self._fold(config, None, {"settings": settings})
             in_memory_loggers().append(logger)
@@ -250,6 +277,10 @@ class Folding:
 
     def _add_backend(self, member: Any, config: Any, spec: Any) -> None:
         if is_placeholder(spec):
+            return
+        if lacks_credentials(spec):
+            reason = "there are no credentials for it. Keys and teams that bring their own are served"
+            self._say(f"the backend {member.name} gets nothing of yours: {reason}")
             return
         try:
             overrides = self._own_resource(config)
@@ -343,6 +374,10 @@ def _quiet_generic(generic: Any, provider: Callable[[], Any]) -> Any:
         ),
     }
     return type(generic.__name__, (generic,), {**methods, "__module__": generic.__module__})
+
+
+def _is_one_of(logger: Any, loggers: list[Any]) -> bool:
+    return any(logger is each for each in loggers)
 
 
 def name_of(logger: Any) -> str:

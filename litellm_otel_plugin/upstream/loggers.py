@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.upstream.access import module
-from litellm_otel_plugin.upstream.exporters import is_placeholder, traces_endpoint
+from litellm_otel_plugin.upstream.exporters import is_placeholder, lacks_credentials, traces_endpoint
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
@@ -38,6 +38,14 @@ def in_memory_loggers() -> list[Any]:
     """Every logger that LiteLLM has built; its own list, to be added to."""
     loggers: list[Any] = getattr(module(seams.LOGGING_MODULE), "_in_memory_loggers", [])
     return loggers
+
+
+def listed_loggers() -> list[Any]:
+    """Every callback that LiteLLM lists as an object, each once."""
+    import litellm  # noqa: PLC0415 - see the package's docstring
+
+    listed = [each for name in ALL_LISTS for each in getattr(litellm, name, None) or () if not isinstance(each, str)]
+    return list({id(each): each for each in listed}.values())
 
 
 def v2_loggers() -> list[Any]:
@@ -122,7 +130,7 @@ def configured_exporters(logger: Any) -> list[tuple[str, str | None]]:
     """Kind and endpoint of each exporter that the operator configured for this logger."""
     exporters = []
     for spec in logger.config.exporters:
-        if is_placeholder(spec) or (spec.requires_headers and not spec.headers):
+        if is_placeholder(spec) or lacks_credentials(spec):
             continue
         owner = f"{spec.owner.value} " if spec.owner is not None else ""
         exporters.append((f"{owner}{spec.kind}", traces_endpoint(spec)))

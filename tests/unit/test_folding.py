@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import os
 import threading
 from dataclasses import replace
 from functools import cache
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import SpanKind, StatusCode
 
 from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.accounts import innermost
@@ -33,9 +34,10 @@ from tests.support.folding import (
     tree,
     worded,
 )
+from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -267,6 +269,117 @@ def test_a_logger_that_litellm_lets_go_of_receives_no_more_until_it_is_back(name
             proxy.request(Call(call_id=f"call {len(received)}"))
             received.append((len(proxy.spans_of(name)), len(proxy.spans_of(other))))
         assert received == [(4, 4), (4 if others_too else 0, 4), (4, 4)]
+
+
+@pytest.mark.parametrize("name", ["arize", "langtrace"])
+def test_otel_in_no_list_takes_the_collector_from_nobody(name: str) -> None:
+    """Any request can have it built; listed, it feeds the collector by itself, and gives it back when it goes."""
+    with gateway(name) as proxy:
+        proxy.start(name)
+        otel = proxy.build("otel")
+        received: list[int] = []
+        changes: tuple[Callable[[Any], None], ...] = (lambda _: None, proxy.enlist, proxy.unlist)
+        for change in changes:
+            change(otel)
+            proxy.forget()
+            proxy.request()
+            assert set(tree(proxy.at(COLLECTOR)).values()) == {1}
+            received.append(len(proxy.at(COLLECTOR)))
+        assert received == [4, 4, 4]
+
+
+def test_otel_in_no_list_gets_nothing_twice_where_a_team_asks_for_it() -> None:
+    with gateway("arize") as proxy:
+        proxy.start("arize")
+        proxy.build("otel")
+        proxy.request(asked={"otel"})
+        assert list(tree(proxy.at(COLLECTOR)).values()) == [1] * 4
+        assert tree(proxy.at(COLLECTOR)) == tree(proxy.spans_of("arize"))
+
+
+@pytest.mark.parametrize("own_class", [False, True])
+@pytest.mark.parametrize("names", [(), ("otel",), ("arize", "otel")])
+def test_a_logger_that_the_operators_code_made_is_one_more_backend(names: tuple[str, ...], own_class: bool) -> None:
+    import litellm  # noqa: PLC0415 - as above
+
+    class Curious(upstream.take(seams.V2_LOGGER)):  # type: ignore[misc]  # LiteLLM's, with what an operator adds
+        told = 0
+
+        async def async_log_success_event(self, *args: Any, **kwargs: Any) -> None:
+            self.told += 1
+            await super().async_log_success_event(*args, **kwargs)
+
+    kind = Curious if own_class else upstream.take(seams.V2_LOGGER)
+    with gateway(*names) as proxy:
+        for name in names:
+            proxy.build(name)
+        mine = kind(config=_config_for("http://mine.test:4318"))
+        loggers = [*proxy.built.values(), mine]
+        litellm.callbacks[:] = loggers
+        for logger in loggers:
+            proxy.enlist(logger)
+        proxy.publish()
+        proxy.request()
+        assert list(tree(proxy.at("mine.test")).values()) == [1] * 4
+        for name in names:
+            assert tree(proxy.spans_of(name)) == tree(proxy.at("mine.test"))
+        assert getattr(mine, "told", 1) == 1
+        proxy.unlist(mine)
+        proxy.forget()
+        proxy.request()
+        assert proxy.at("mine.test") == []
+        assert [len(proxy.spans_of(name)) for name in names] == [4] * len(names)
+
+
+def test_a_logger_of_the_operators_with_a_provider_of_its_own_is_left_to_them() -> None:
+    import litellm  # noqa: PLC0415 - as above
+
+    own = SpanMemory()
+    with gateway("otel") as proxy:
+        logger = proxy.build("otel")
+        mine = upstream.take(seams.V2_LOGGER)(config=_config_for("http://mine.test"), tracer_provider=own.provider)
+        mine.label = "mine"  # LiteLLM lists one of two loggers whose plain attributes are equal
+        litellm.callbacks[:] = [logger, mine]
+        proxy.enlist(logger)
+        proxy.enlist(mine)
+        proxy.publish()
+        proxy.request()
+        assert [span.kind for span in own.spans] == [SpanKind.CLIENT]
+        assert len(proxy.spans_of("otel")) == 4
+        assert [line for line in proxy.said if "OpenTelemetryV2" in line and "its own" in line]
+
+
+def _config_for(endpoint: str) -> Any:
+    from litellm.integrations.otel.model.config import ExporterSpec, OpenTelemetryV2Config  # noqa: PLC0415 - as above
+
+    return OpenTelemetryV2Config(exporters=[ExporterSpec(kind="otlp_http", endpoint=endpoint)])
+
+
+@pytest.mark.parametrize("name", ["arize", "newrelic", "agentops"])
+def test_a_preset_without_credentials_is_named_and_disturbs_nobody(name: str) -> None:
+    with gateway("otel", name) as proxy:
+        for variable in VARIABLES[name]:
+            os.environ.pop(variable)
+        proxy.start("otel", name)
+        proxy.request()
+        assert len([line for line in proxy.said if name in line and "no credentials" in line]) == 1, proxy.said
+        assert proxy.spans_of(name) == []
+        assert len(proxy.spans_of("otel")) == 4
+        assert proxy.folding is not None
+        assert name not in " ".join(backend.name for backend in proxy.folding.backends)
+
+
+def test_langfuse_reads_its_trace_off_the_root_where_it_is_told_of_successes_alone() -> None:
+    import litellm  # noqa: PLC0415 - as above
+
+    with gateway("langfuse_otel") as proxy:
+        logger = proxy.build("langfuse_otel")
+        litellm.logging_callback_manager.add_litellm_success_callback(logger)
+        litellm.logging_callback_manager.add_litellm_async_success_callback(logger)
+        proxy.publish()
+        proxy.request()
+        root = root_of(proxy.spans_of("langfuse_otel")).attributes or {}
+        assert (root["langfuse.trace.name"], root["session.id"]) == ("a name", "ours")
 
 
 def test_a_callback_that_litellm_lists_by_its_name_is_listed() -> None:
