@@ -47,26 +47,34 @@ async def flush_everything(
 async def _flush(deadline_seconds: float, delivery: Delivery | None, open_calls: OpenCalls | None) -> None:
     loop = asyncio.get_running_loop()
     ends_at = loop.time() + deadline_seconds
-    await _drain_callbacks(deadline_seconds * SHARE_OF_CALLBACKS)
+    with contained("waiting for LiteLLM's callbacks"):
+        await _drain_callbacks(deadline_seconds * SHARE_OF_CALLBACKS)
     if open_calls is not None:
         with contained("ending calls that nobody told the end of"):
             open_calls.finish_everything()
     with contained("settling what is held back for tenants"):
         upstream.settle_tenant_trees()
-    flushes = [_FlushThread(name, provider, max(0.0, ends_at - loop.time())) for name, provider in _providers()]
+    closing = None
     if delivery is not None:
         # It says itself what it could not deliver.
         closing = _FlushThread("spans", _ClosingDelivery(delivery), max(0.0, ends_at - loop.time()))
         closing.start()
+    with contained("flushing what delivers by itself"):
+        for flush in await _flushed_late(ends_at):
+            # The SDK's own exit handler would wait for the same exporter again, for up to 30 s per backend.
+            atexit.unregister(flush.provider.shutdown)
+            log.warning("not all %s were delivered within %g s of shutdown", flush.signal, deadline_seconds)
+    if closing is not None:
+        await closing.done(max(0.0, ends_at - loop.time()) + SECONDS_TO_COUNT)
+
+
+async def _flushed_late(ends_at: float) -> list[_FlushThread]:
+    """Flush every provider, all at once; those that had more to deliver than the time allowed."""
+    loop = asyncio.get_running_loop()
+    flushes = [_FlushThread(name, provider, max(0.0, ends_at - loop.time())) for name, provider in _providers()]
     for flush in flushes:
         flush.start()
-    late = [flush for flush in flushes if not await flush.done(max(0.0, ends_at - loop.time()))]
-    for flush in late:
-        # The SDK's own exit handler would wait for the same exporter again, for up to 30 s per backend.
-        atexit.unregister(flush.provider.shutdown)
-        log.warning("not all %s were delivered within %g s of shutdown", flush.signal, deadline_seconds)
-    if delivery is not None:
-        await closing.done(max(0.0, ends_at - loop.time()) + SECONDS_TO_COUNT)
+    return [flush for flush in flushes if not await flush.done(max(0.0, ends_at - loop.time()))]
 
 
 async def _drain_callbacks(seconds: float) -> None:

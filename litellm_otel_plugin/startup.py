@@ -138,8 +138,8 @@ def _arrange(installation: Installation) -> None:
     if installation.off:  # LiteLLM stays as it is: its v2 tracing without our part of it loses half of each trace
         announce(installation.off, installation.notes, [])
         return
-    upstream.enable_v2()
     arrangements: tuple[Callable[[], None], ...] = (
+        upstream.enable_v2,
         lambda: upstream.wrap_resource({SERVICE_INSTANCE_ID: str(uuid.uuid4())}),
         upstream.silence_placeholder_exporter,
         lambda: upstream.report_unbuilt_presets(
@@ -373,13 +373,17 @@ def _mount(installation: Installation, provider: TracerProvider) -> None:
 
 @contextmanager
 def _switching_off(installation: Installation) -> Iterator[None]:
-    """Where LiteLLM or OpenTelemetry lacks what the block needs, note the feature that is off with it."""
-    try:
-        yield
-    except SeamMissing as missing:
-        installation.off[missing.seam.lost] = str(missing)
-    except (ImportError, ChainError) as error:
-        installation.off[APPLICATION.lost] = str(error)
+    """Where LiteLLM or OpenTelemetry lacks what the block needs, note the feature that is off with it.
+
+    What is there and not as we know it does not keep the proxy from starting either.
+    """
+    with contained("placing a call in LiteLLM"):
+        try:
+            yield
+        except SeamMissing as missing:
+            installation.off[missing.seam.lost] = str(missing)
+        except (ImportError, ChainError) as error:
+            installation.off[APPLICATION.lost] = str(error)
 
 
 def _give_log_lines_an_outlet() -> None:
