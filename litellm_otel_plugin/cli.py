@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from litellm_otel_plugin import __version__
 from litellm_otel_plugin.quickstart import run_quickstart
 from litellm_otel_plugin.seams import installed_version
+from litellm_otel_plugin.settings import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +28,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen.command == "version":
         print_version()
         return 0
-    return run_quickstart(chosen.config, chosen.port, chosen.key_file)
+    try:
+        return run_quickstart(chosen.config, chosen.port, chosen.key_file)
+    except SettingsError as error:
+        run.error(str(error))
 
 
 def print_version() -> None:
