@@ -13,6 +13,7 @@ import pytest
 
 from litellm_otel_plugin.request.attempts import ATTEMPT
 from tests.support import folded
+from tests.support.backends import GrpcReceiver
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.folded import (
     PRESETS,
@@ -379,6 +380,24 @@ def test_the_operators_own_exporter_gets_whole_trees_too(same_account: bool) -> 
             for receiver in receivers.values():
                 folded.assert_no_span_twice(receiver)
             assert (house.collector.spans == []) is same_account
+
+
+@pytest.mark.slow
+def test_nor_is_anything_sent_twice_over_grpc() -> None:
+    with GrpcReceiver() as theirs:
+        environment = {
+            "TEST_OPERATORS_COLLECTOR": theirs.url,
+            "TEST_OPERATORS_PROTOCOL": "grpc",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": theirs.url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        }
+        program = [sys.executable, "-m", "tests.support.operator_sdk"]
+        with running(PLUGIN, "otel", environment=environment, program=program) as gateway:
+            trace_id = trace_id_of(_chat(gateway))
+            gateway.proxy.stop()  # whatever is to come has come
+        folded.assert_one_tree([span for span in theirs.spans if span.trace_id == trace_id], calls=1)
+        ids = [(span.trace_id, span.span_id) for span in theirs.spans]
+        assert len(ids) == len(set(ids))
 
 
 # --- switches --------------------------------------------------------------------------------------------------------
