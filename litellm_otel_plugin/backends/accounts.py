@@ -70,6 +70,14 @@ def processors_of_provider(provider: Any) -> tuple[SpanProcessor, ...] | None:
     return processors
 
 
+def exchange_processor(provider: Any, old: SpanProcessor, new: SpanProcessor) -> None:
+    """Put ``new`` in the place of one of a provider's processors. It is told last, as what it needs can be newer."""
+    every = provider._active_span_processor  # noqa: SLF001 - as above
+    with every._lock:  # noqa: SLF001 - as above
+        # At once: a span that ends meanwhile is one's or the other's.
+        every._span_processors = (*(each for each in every._span_processors if each is not old), new)  # noqa: SLF001
+
+
 def processors_beside_the_delivery(provider: Any) -> list[SpanProcessor] | None:
     """Those of a provider's processors that are to be flushed by themselves, ``None`` where it does not tell."""
     processors = processors_of_provider(provider)
