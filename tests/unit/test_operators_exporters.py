@@ -157,6 +157,7 @@ def test_a_preset_words_what_the_operators_exporter_sends_to_its_account(house: 
     assert house.delivery.stats().total.accepted == 0
 
 
+@pytest.mark.contract
 def test_the_operators_provider_still_flushes_and_closes_its_own_exporter(house: House) -> None:
     house.add_at_start(preset())
     house.span("a call")
@@ -199,6 +200,18 @@ def test_a_callback_that_joins_later_leaves_the_operators_exporter_in_its_place(
     house.span("a call")
     assert words(house.received()["a call"]) == (2, "theirs", "mine")
     assert house.delivery.stats().total.accepted == 0
+
+
+def test_an_operator_can_export_with_our_delivery(delivery: Delivery) -> None:
+    with OtlpReceiver() as receiver:
+        house = House(receiver, delivery, exporters=0)
+        theirs = DeliveryProcessor(Destination(f"{receiver.url}/v1/traces"))
+        house.provider.add_span_processor(theirs)
+        house.add_at_start(preset(), **PROJECT)
+        house.span("a call")
+        assert words(house.received()["a call"]) == (2, "theirs", "mine")
+        house.provider.shutdown()
+        assert theirs.stats().total.sent == 1
 
 
 def test_what_is_kept_from_the_preset_is_sent_as_the_operator_has_it(house: House) -> None:
