@@ -212,7 +212,8 @@ def _refusal(installation: Installation) -> Callable[[str, str], None]:
 
 def _fold(installation: Installation) -> tuple[Callable[[], None], ...]:
     """What makes one of LiteLLM's many loggers."""
-    folding = Folding(Backends(Vocabularies(), record_of_context), record_of_context, installation.note)
+    backends = Backends(Vocabularies(), record_of_context, installation.note)
+    folding = Folding(backends, record_of_context, installation.note)
 
     def install() -> None:
         try:
@@ -286,17 +287,20 @@ def _settle_provider(installation: Installation, logger: Any) -> None:
         installation.notes.append(f"another provider ({owner}) is global already: traces go through LiteLLM's own")
         return
     installation.adopted = True
+    installation.notes.append("an OpenTelemetry SDK provider was already set: it is used, with its exporters")
     processors = upstream.adopt_provider(logger, current)
-    keep, twice = without_known_accounts(processors, processors_of_provider(current) or ())
+    backends = [each for each in processors if isinstance(each, Backend)]
+    others = [each for each in processors if not isinstance(each, Backend)]
+    keep, twice = without_known_accounts(others, processors_of_provider(current) or ())
     for processor in keep:
         current.add_span_processor(processor)
     for processor in twice:
         processor.shutdown()
-        if installation.folding is not None and isinstance(processor, Backend):
-            installation.folding.backends.drop(processor)
-    installation.notes.append("an OpenTelemetry SDK provider was already set: it is used, with its exporters")
     if twice:
         installation.notes.append(f"{len(twice)} exporter(s) for an account that it already writes to: left out")
+    if installation.folding is not None:
+        for backend in backends:  # after the others, which note what a backend needs
+            installation.folding.backends.move(backend, current)
 
 
 def _is_the_operators(provider: object, installation: Installation) -> TypeGuard[TracerProvider]:

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
 
-from litellm_otel_plugin.backends.accounts import account_of, innermost, processors_of_provider
+from litellm_otel_plugin.backends.accounts import account_of, exchange_processor, innermost, processors_of_provider
 from litellm_otel_plugin.backends.retiring import shut_down_aside
 from litellm_otel_plugin.backends.spans import copied
 from litellm_otel_plugin.delivery import DeliveryProcessor
 from litellm_otel_plugin.guard import contained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
     from opentelemetry.context import Context
     from opentelemetry.sdk.trace import ReadableSpan, Span
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # Spans of one request that ended before it was known which backends its team asks for, or before LiteLLM built those:
 # the look-ups of its authentication. More than this many are not held for what most requests do not ask for.
 MOST_EARLY_SPANS = 128
+
+GENERIC_CALLBACK = "otel"
 
 
 class Member(Protocol):
@@ -86,6 +88,7 @@ class Backend(SpanProcessor):
         self._vocabularies = vocabularies
         self._request = request
         self._replaced: list[SpanProcessor] = []
+        self.is_the_operators = False
         self._deliver_by(inner, overrides)
 
     def put_in_place(self, inner: SpanProcessor, overrides: dict[str, Any]) -> None:
@@ -96,10 +99,16 @@ class Backend(SpanProcessor):
             shut_down_aside(self.inner)
         self._deliver_by(inner, overrides)
 
+    def deliver_by_the_operators(self, inner: SpanProcessor) -> None:
+        """Only word what a processor of the operator's own sends, which goes on sending what no member asks for."""
+        self.is_the_operators = True
+        self.put_in_place(inner, self._overrides)
+
     def _deliver_by(self, inner: SpanProcessor, overrides: dict[str, Any]) -> None:
         self.inner = inner
-        # The delivery puts them on by itself, without a copy of each span.
-        self._overrides = {} if _sends_by_itself(inner) else overrides
+        self._overrides = overrides
+        # The delivery that we made puts them on by itself, without a copy of each span.
+        self._puts_resource_on = bool(overrides) and (self.is_the_operators or not _sends_by_itself(inner))
         self._resource: tuple[Resource, Resource] | None = None
 
     @property
@@ -107,19 +116,36 @@ class Backend(SpanProcessor):
         """What an operator calls it, and who words what the collector gets."""
         if self.site.owner is not None:
             return f"{self.site.owner} {self.site.kind}"
-        words = [member.name for member in self.members if member.vocabulary is not None]
-        return f"{self.site.kind}, in the words of {words[0]}" if words else self.site.kind
+        worded = self._members_with_words()
+        return f"{self.site.kind}, in the words of {worded[0]}" if worded else self.site.kind
+
+    @property
+    def callback(self) -> str:
+        """The callback that is for it, as an operator writes it."""
+        return self.site.owner or next(iter(self._members_with_words()), GENERIC_CALLBACK)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it gets nothing but what every span says by itself."""
+        is_a_presets = self.site.owner is not None
+        return not self._members_with_words() and not (is_a_presets and self._overrides)
+
+    def _members_with_words(self) -> list[str]:
+        return [member.name for member in self.members if member.vocabulary is not None]
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Tell the processor."""
         self.inner.on_start(span, parent_context)
 
+    def _on_ending(self, span: Span) -> None:
+        self.inner._on_ending(span)  # noqa: SLF001 - only an SDK whose processors have it calls it
+
     def on_end(self, span: ReadableSpan) -> None:
         """Hand the span on, if this backend is to have it."""
         with contained("handing a span to a backend"):
-            member = self._member_for_this_request()
-            if member is not None and not self._vocabularies.is_withheld(span, member.owner):
-                self.inner.on_end(self._with_resource(self._vocabularies.of(span, member.vocabulary)))
+            seen = self._as_it_is_to_be_seen(span)
+            if seen is not None:
+                self.inner.on_end(seen)
 
     def shutdown(self) -> None:
         """Deliver what is left."""
@@ -130,6 +156,17 @@ class Backend(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30_000) -> bool:
         """Deliver what there is."""
         return all([each.force_flush(timeout_millis) for each in (*self._replaced, self.inner)])  # noqa: C419 - every one
+
+    def _as_it_is_to_be_seen(self, span: ReadableSpan) -> ReadableSpan | None:
+        member = self._member_for_this_request()
+        if member is None:
+            return span if self.is_the_operators else None
+        vocabulary = member.vocabulary
+        if self._vocabularies.is_withheld(span, member.owner):
+            if not self.is_the_operators:
+                return None
+            vocabulary = None  # with the words would come the content that is withheld
+        return self._with_resource(self._vocabularies.of(span, vocabulary))
 
     def _member_for_this_request(self) -> Member | None:
         """For whom this backend is to have a span; whoever has words of its own speaks."""
@@ -144,7 +181,7 @@ class Backend(SpanProcessor):
         return [member for member in self.members if member.name in asked] if asked else []
 
     def _with_resource(self, span: ReadableSpan) -> ReadableSpan:
-        if not self._overrides:
+        if not self._puts_resource_on:
             return span
         known = self._resource
         if known is None or known[0] is not span.resource:
@@ -155,9 +192,12 @@ class Backend(SpanProcessor):
 class Backends:
     """All of them."""
 
-    def __init__(self, vocabularies: Vocabularies, request: Callable[[], AskingRequest | None]) -> None:
+    def __init__(
+        self, vocabularies: Vocabularies, request: Callable[[], AskingRequest | None], say: Callable[[str], None]
+    ) -> None:
         self.vocabularies = vocabularies
         self._request = request
+        self._say = say
         self._lock = threading.Lock()
         self._backends: dict[Hashable, Backend] = {}
 
@@ -177,13 +217,14 @@ class Backends:
         inner: SpanProcessor,
         site: Site,
         overrides: dict[str, Any],
-    ) -> bool:
-        """Let a member write by ``inner``. ``False`` where something else in this process writes to that account."""
+    ) -> None:
+        """Let a member write by ``inner``, or by what writes to that account already."""
         with self._lock:
             account = account_of(inner) or site.identity
             known = self._backends.get(account)
             if known is not None:
-                if overrides and all(each.vocabulary is None for each in known.members):
+                plain = all(each.vocabulary is None for each in known.members)
+                if overrides and plain and not known.is_the_operators:
                     known.put_in_place(inner, overrides)  # what goes there in a preset's words has its resource too
                 else:
                     _retire(inner)
@@ -191,20 +232,44 @@ class Backends:
                 known.members.append(member)
                 if not asked_before & self._asked():
                     self._hand_early_spans_to(known, {member.name})
-            else:
-                if account in _accounts_of_others(provider):
+                return
+            made = Backend(inner, site, overrides, self.vocabularies, self._request)
+            made.members.append(member)
+            operators = _processors_of_others(provider, account)
+            if operators:
+                if self._leave_to_the_operator(provider, made, operators):
+                    self._backends[account] = made
+                else:
                     _retire(inner)
-                    return False
-                known = self._backends[account] = Backend(inner, site, overrides, self.vocabularies, self._request)
-                known.members.append(member)
-                self._hand_early_spans_to(known, {member.name})
-                provider.add_span_processor(known)
-            return True
+                return
+            self._backends[account] = made
+            self._hand_early_spans_to(made, {member.name})
+            provider.add_span_processor(made)
 
-    def drop(self, backend: Backend) -> None:
-        """Leave out one that is not delivered to after all."""
+    def move(self, backend: Backend, provider: Any) -> None:
+        """Have a backend fed by a provider of the operator's own, unless that writes to its account by itself."""
         with self._lock:
-            self._backends = {account: each for account, each in self._backends.items() if each is not backend}
+            operators = _processors_of_others(provider, account_of(backend))
+            if not operators:
+                provider.add_span_processor(backend)
+            elif not self._leave_to_the_operator(provider, backend, operators):
+                backend.shutdown()
+                self._backends = {account: each for account, each in self._backends.items() if each is not backend}
+
+    def _leave_to_the_operator(self, provider: Any, backend: Backend, operators: Sequence[SpanProcessor]) -> bool:
+        """Send by the operator's own processor alone. ``False`` where that goes on as if there was no such backend."""
+        written = f"{backend.callback}: the provider that was already set writes to its account"
+        if backend.is_plain:
+            self._say(f"{written}: left out")
+            return False
+        if len(operators) > 1:  # which of them is to have which spans is the operator's affair
+            self._say(f"{written} with {len(operators)} exporters: left out, and its words with it")
+            return False
+        (processor,) = operators
+        backend.deliver_by_the_operators(processor)
+        exchange_processor(provider, processor, backend)
+        self._say(f"{written}: what it sends there is in the words of this callback")
+        return True
 
     def answer(self, asked: Iterable[str]) -> None:
         """It is known which backends a request's team asks for: what ended before goes where it belongs."""
@@ -226,7 +291,7 @@ class Backends:
     def _hand_early_spans_to(self, backend: Backend, asked: Collection[str]) -> None:
         """Hand them to a backend that only this request's team asks for: the others had each span when it ended."""
         request = self._request()
-        if request is None or any(member.is_listed() for member in backend.members):
+        if request is None or backend.is_the_operators or any(member.is_listed() for member in backend.members):
             return
         if any(member.name in asked and member.name in self._asked() for member in backend.members):
             for span in request.early_spans:
@@ -247,6 +312,10 @@ class EarlySpans(SpanProcessor):
         if len(request.early_spans) < MOST_EARLY_SPANS:
             request.early_spans.append(span)
 
+    def force_flush(self, timeout_millis: int = 30_000) -> bool:  # noqa: ARG002 - the SDK's signature
+        """Nothing waits here. Older SDKs do not flush what stands behind a processor that does not say so."""
+        return True
+
 
 def _retire(processor: SpanProcessor) -> None:
     """Close a processor that is not used any more, off the event loop: the SDK's deliver what is left first."""
@@ -254,9 +323,10 @@ def _retire(processor: SpanProcessor) -> None:
         shut_down_aside(processor)
 
 
-def _accounts_of_others(provider: Any) -> set[Any]:
+def _processors_of_others(provider: Any, account: Hashable) -> list[SpanProcessor]:
+    """A provider's processors, but for ours, that write to an account."""
     others = (each for each in processors_of_provider(provider) or () if not isinstance(each, Backend))
-    return {account_of(each) for each in others} - {None}
+    return [each for each in others if account is not None and account_of(each) == account]
 
 
 def _sends_by_itself(processor: SpanProcessor) -> bool:

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.backends.accounts import innermost
-from litellm_otel_plugin.backends.folding import EarlySpans, Site
+from litellm_otel_plugin.backends.folding import GENERIC_CALLBACK, EarlySpans, Site
 from litellm_otel_plugin.backends.retiring import shut_down_aside
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import SeamMissing
@@ -52,8 +52,6 @@ if TYPE_CHECKING:
 
     from litellm_otel_plugin.backends.folding import AskingRequest, Backends
     from litellm_otel_plugin.backends.vocabularies import Vocabulary
-
-GENERIC_CALLBACK = "otel"
 
 
 class FoldedLogger:
@@ -297,8 +295,7 @@ class Folding:
             site = Site(
                 owner, spec.kind, traces_endpoint(spec), (owner, spec.kind, spec.endpoint, str(spec.options), kind)
             )
-            if not self.backends.add(self.logger().tracer_provider, member, processor, site, overrides):
-                self._say(f"{member.name}: the provider that was already set writes to its account")
+            self.backends.add(self.logger().tracer_provider, member, processor, site, overrides)
 
     def _quiet_kind(self, kind: Any) -> Any:
         """The class of a folded logger: what LiteLLM's own adds to ``OpenTelemetryV2``, and nothing recorded."""

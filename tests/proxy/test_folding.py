@@ -13,6 +13,7 @@ import pytest
 
 from litellm_otel_plugin.request.attempts import ATTEMPT
 from tests.support import folded
+from tests.support.backends import GrpcReceiver
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.folded import (
     PRESETS,
@@ -24,6 +25,8 @@ from tests.support.folded import (
     words_of,
 )
 from tests.support.gateway import running
+from tests.support.late_loggers import CALLBACK as LATE_LOGGERS
+from tests.support.late_loggers import COMMAND
 from tests.support.provider import MockProvider, Reply
 from tests.support.proxy import Proxy, trace_id_of
 from tests.support.receiver import OtlpReceiver
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     import httpx
 
     from tests.support.gateway import Gateway
+    from tests.support.receiver import ReceivedSpan
 
 CONTROLS = {"trace_name": "the-name", "trace_user_id": "the-user", "session_id": "the-session", "tags": ["one", "two"]}
 _CALLED = ("/chat/completions", "/messages")
@@ -379,6 +383,60 @@ def test_the_operators_own_exporter_gets_whole_trees_too(same_account: bool) -> 
             for receiver in receivers.values():
                 folded.assert_no_span_twice(receiver)
             assert (house.collector.spans == []) is same_account
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("late", [False, True])
+def test_the_operators_own_exporter_speaks_as_the_preset_of_its_account(late: bool) -> None:
+    """As an operator has it whose own provider exports to the same Phoenix as the callback."""
+    program = [sys.executable, "-m", "tests.support.operator_sdk"]
+    with OtlpReceiver() as theirs:
+        environment = {
+            **folded.phoenix(theirs),
+            **folded.CONTENT,
+            "PHOENIX_PROJECT_NAME": "a project",
+            "TEST_OPERATORS_COLLECTOR": theirs.url,
+        }
+        callbacks = (LATE_LOGGERS,) if late else ("otel", "arize_phoenix")
+        with running(PLUGIN, *callbacks, environment=environment, program=program) as gateway:
+            if late:
+                assert words_of(tree_at(theirs, _chat(gateway)), ["openinference."]) == set()
+                gateway.proxy.chat(f"{COMMAND}add arize_phoenix")
+            receivers = {"theirs": theirs, "otel": gateway.collector}
+            for response in (_chat(gateway), _streamed(gateway), _failing(gateway)):
+                trees = same_tree_at(receivers, response)
+                spans = trees["theirs"]
+                assert all("openinference.span.kind" in span.attributes for span in spans)
+                assert {"input.value", "llm.input_messages.0.message.content"} <= set(client_span(spans).attributes)
+                resources = {(span.resource["service.name"], _project(span)) for span in spans}
+                assert resources == {("the-operators-own", "a project")}
+                assert words_of(trees["otel"], folded.VENDORS) == set()
+                assert {_project(span) for span in trees["otel"]} == {None}
+            gateway.proxy.stop()
+            assert "arize_phoenix: the provider that was already set writes to its account: what" in gateway.proxy.log
+        folded.assert_no_span_twice(theirs)
+
+
+def _project(span: ReceivedSpan) -> Any:
+    return span.resource.get("openinference.project.name")
+
+
+@pytest.mark.slow
+def test_nor_is_anything_sent_twice_over_grpc() -> None:
+    with GrpcReceiver() as theirs:
+        environment = {
+            "TEST_OPERATORS_COLLECTOR": theirs.url,
+            "TEST_OPERATORS_PROTOCOL": "grpc",
+            "OTEL_EXPORTER_OTLP_ENDPOINT": theirs.url,
+            "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+        }
+        program = [sys.executable, "-m", "tests.support.operator_sdk"]
+        with running(PLUGIN, "otel", environment=environment, program=program) as gateway:
+            trace_id = trace_id_of(_chat(gateway))
+            gateway.proxy.stop()  # whatever is to come has come
+        folded.assert_one_tree([span for span in theirs.spans if span.trace_id == trace_id], calls=1)
+        ids = [(span.trace_id, span.span_id) for span in theirs.spans]
+        assert len(ids) == len(set(ids))
 
 
 # --- switches --------------------------------------------------------------------------------------------------------

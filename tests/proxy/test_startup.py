@@ -133,7 +133,7 @@ def test_the_operators_own_provider_is_used(callbacks: list[str]) -> None:
                 gateway.collector.wait_until(lambda ours: _ids(ours) >= _ids(spans))
                 assert _ids(gateway.collector.spans) == _ids(theirs.spans)
             else:
-                assert "for an account that it already writes to: left out" in gateway.proxy.log
+                assert "otel: the provider that was already set writes to its account: left out" in gateway.proxy.log
 
 
 def test_the_console_stays_quiet_beside_the_operators_own_provider(provider: MockProvider) -> None:

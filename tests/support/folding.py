@@ -294,7 +294,7 @@ def gateway(
         upstream.silence_placeholder_exporter()
         folding = None
         if folded:
-            backends = Backends(Vocabularies(), record_of_context)
+            backends = Backends(Vocabularies(), record_of_context, said.append)
             folding = Folding(backends, record_of_context, said.append)
             folding.install()
             upstream.let_v2_feed_phoenix()

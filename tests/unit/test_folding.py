@@ -540,7 +540,7 @@ def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(deliv
             assert isinstance(inner, DeliveryProcessor)
             (destination,) = inner.destinations
             overrides[backend.site.owner] = dict(destination.resource_overrides)
-            assert backend._overrides == {}  # or it would be put on twice, with a copy of each span
+            assert not backend._puts_resource_on  # or it would be put on twice, with a copy of each span
         own = own_resources()
         expected: dict[str | None, dict[str, str]] = {name: own.get(name, {}) for name in names if name != "otel"}
         assert overrides == {**expected, None: {}}

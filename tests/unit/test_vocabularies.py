@@ -226,15 +226,16 @@ class Fed:
 
     def __init__(self) -> None:
         self.request: Any = None
-        self.backends = Backends(Vocabularies(), lambda: self.request)
+        self.said: list[str] = []
+        self.backends = Backends(Vocabularies(), lambda: self.request, self.said.append)
         self.provider = TracerProvider(shutdown_on_exit=False)
         self.provider.add_span_processor(self.backends.vocabularies)
         self.provider.add_span_processor(EarlySpans(lambda: self.request))
         self.tracer = self.provider.get_tracer("t")
 
-    def add(self, member: Member, inner: SpanProcessor, account: str = "a", **overrides: str) -> bool:
+    def add(self, member: Member, inner: SpanProcessor, account: str = "a", **overrides: str) -> None:
         site = Site(owner=None, kind="otlp_http", endpoint=None, identity=account)
-        return self.backends.add(self.provider, member, inner, site, overrides)
+        self.backends.add(self.provider, member, inner, site, overrides)
 
     def span(self, name: str = "x") -> None:
         self.tracer.start_span(name).end()
