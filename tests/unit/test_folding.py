@@ -45,7 +45,8 @@ CONTENT = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_only"}
 NEW_RELICS_CONTENT = "NEW_RELIC_AI_MONITORING_RECORD_CONTENT_ENABLED"
 FAMILIES = ("openinference.", "llm.", "langfuse.", "weave.", "langtrace.")
 LARGE = Call(messages=40, tools=30)
-PAIRS = list(itertools.permutations(VARIABLES, 2))
+PAIRS: list[tuple[str, ...]] = list(itertools.permutations(VARIABLES, 2))
+TRIPLES: list[tuple[str, ...]] = list(itertools.islice(itertools.permutations(VARIABLES, 3), 0, None, 7))
 
 
 @cache
@@ -77,12 +78,12 @@ def families_of(spans: list[ReadableSpan]) -> set[str]:
     return {family for span in spans for key in mapped(span) for family in FAMILIES if key.startswith(family)}
 
 
-@pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_of_two_backends_each_gets_one_tree_worded_as_if_it_were_alone(first: str, second: str) -> None:
-    backends = own_backends((first, second))
+@pytest.mark.parametrize("names", PAIRS + TRIPLES, ids="-".join)
+def test_of_several_backends_each_gets_one_tree_worded_as_if_it_were_alone(names: tuple[str, ...]) -> None:
+    backends = own_backends(names)
     expected = references(backends.values())
-    with gateway(first, second) as proxy:
-        proxy.start(first, second)
+    with gateway(*names) as proxy:
+        proxy.start(*names)
         proxy.request()
         trees = {host: tree(proxy.at(host)) for host in backends}
         whole = trees[COLLECTOR]
@@ -94,6 +95,50 @@ def test_of_two_backends_each_gets_one_tree_worded_as_if_it_were_alone(first: st
             assert words_of_call(seen) == words_of_call(expected[name]), name
             assert worded(seen) == worded(expected[name]), name
             assert families_of(seen) == families_of(expected[name]), name
+        assert proxy.said == []
+
+
+def test_every_preset_stands_first_second_and_third_among_the_triples() -> None:
+    assert [set(place) for place in zip(*TRIPLES, strict=True)] == [set(VARIABLES)] * 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("otel", "otel"), ("langfuse_otel", "langfuse_otel"), ("arize", "arize", "otel"),
+        ("otel", "arize_phoenix", "otel", "arize_phoenix"),
+    ],
+    ids="-".join,
+)  # fmt: skip
+def test_a_callback_that_is_listed_twice_gets_everything_once(names: tuple[str, ...]) -> None:
+    backends = own_backends(names)
+    expected = references(backends.values())
+    with gateway(*set(names)) as proxy:
+        proxy.start(*names)
+        proxy.request()
+        assert proxy.folding is not None
+        assert sorted(proxy.folding.names()) == sorted(set(names))
+        for host, name in backends.items():
+            assert list(tree(proxy.at(host)).values()) == [1] * 4, name
+            assert worded(proxy.at(host)) == worded(expected[name]), name
+        assert proxy.said == []
+
+
+@pytest.mark.parametrize("event", ["success", "failure"])
+@pytest.mark.parametrize("name", [each for each in VARIABLES if each not in {"otel", "langtrace"}])
+def test_a_preset_that_is_listed_for_one_outcome_gets_whole_trees_of_both(name: str, event: str) -> None:
+    calls = (Call(), Call(fails=True))
+    expected = [words_of_call(reference(name, call)) for call in calls]
+    with gateway("otel", name) as proxy:
+        proxy.start("otel")
+        proxy.list_for(event, name)
+        for call, words in zip(calls, expected, strict=True):
+            proxy.forget()
+            proxy.request(call)
+            seen = proxy.spans_of(name)
+            assert list(tree(seen).values()) == [1] * 4
+            assert tree(seen) == tree(proxy.spans_of("otel"))
+            assert words_of_call(seen) == words
         assert proxy.said == []
 
 
