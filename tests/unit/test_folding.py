@@ -155,6 +155,46 @@ def test_where_openinference_is_spoken_every_span_has_its_kind() -> None:
         assert set(kinds(proxy.at(COLLECTOR)).values()) == {None}
 
 
+# Each preset once first and once second.
+RING = list(zip(VARIABLES, [*list(VARIABLES)[1:], next(iter(VARIABLES))], strict=True))
+
+# What an operator sets, and a preset whose backend it shows on.
+NARROWER: dict[str, tuple[dict[str, str], str]] = {
+    "attributes": ({"OTEL_ATTRIBUTE_COUNT_LIMIT": "60"}, "otel"),
+    "a_spans_attributes": ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "60"}, "arize_phoenix"),
+    "values": ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "12"}, "weave_otel"),
+    "a_spans_values": ({"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "12"}, "langfuse_otel"),
+    "no_legacy_names": ({"LITELLM_OTEL_LEGACY_COMPAT": "false"}, "otel"),
+    "llm_only": ({"LITELLM_OTEL_LANGFUSE_SPAN_SCOPE": "llm_only"}, "langfuse_otel"),
+}
+
+
+@pytest.mark.parametrize("narrower", [None, *NARROWER])
+@pytest.mark.parametrize(
+    "names", [*RING, ("otel", "arize_phoenix", "langfuse_otel"), ("weave_otel", "langfuse_otel", "arize")], ids="-".join
+)
+def test_a_large_call_reaches_each_as_it_would_alone_whatever_the_limits(
+    names: tuple[str, ...], narrower: str | None
+) -> None:
+    environment = {**CONTENT, **(NARROWER[narrower][0] if narrower else {})}
+    expected = references(own_backends(names).values(), LARGE, **environment)
+    with gateway(*names, environment=environment) as proxy:
+        proxy.start(*names)
+        proxy.request(LARGE)
+        for host, name in own_backends(names).items():
+            seen = proxy.at(host)
+            assert list(tree(seen).values()) == [1] * len(expected[name]), name
+            assert worded(seen) == worded(expected[name]), name
+        assert proxy.said == []
+
+
+@pytest.mark.parametrize("narrower", NARROWER)
+def test_what_narrows_a_large_call_shows_on_it(narrower: str) -> None:
+    environment, name = NARROWER[narrower]
+    wide, narrow = (worded(reference(name, LARGE, **CONTENT, **more)) for more in ({}, environment))
+    assert narrow != wide
+
+
 @pytest.mark.contract
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize(
