@@ -17,6 +17,8 @@ from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.accounts import innermost
 from litellm_otel_plugin.backends.operators import Operators
 from litellm_otel_plugin.delivery import Delivery, DeliveryProcessor
+from tests.support.backends import GrpcReceiver
+from tests.support.folded import assert_one_tree, by_trace, skeletons, words_of
 from tests.support.folding import (
     COLLECTOR,
     COLLECTORS_VARIABLES,
@@ -33,9 +35,10 @@ from tests.support.folding import (
     tree,
     worded,
 )
+from tests.support.receiver import OtlpReceiver
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from opentelemetry.sdk.trace import ReadableSpan
 
@@ -489,19 +492,23 @@ def test_a_processor_of_the_sdks_gets_copies_with_the_presets_resource() -> None
 
 
 @pytest.fixture
-def delivery() -> Iterator[Delivery]:
-    made = Delivery()
-    yield made
-    made.close(0)
+def refused() -> list[str]:
+    """The backends that the delivery does not take."""
+    return []
 
 
-def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(delivery: Delivery) -> None:
-    refused: list[tuple[str, str]] = []
-    operators = Operators(delivery, proxy=None, refused=lambda name, why: refused.append((name, why)))
+@pytest.fixture
+def deliver(refused: list[str]) -> Iterator[Callable[[pytest.MonkeyPatch], None]]:
+    """Has what LiteLLM would export delivered."""
+    delivery = Delivery()
+    operators = Operators(delivery, proxy=None, refused=lambda name, _: refused.append(name))
+    yield lambda _: upstream.wrap_exporters(operators.processor, operators.processor_of_exporter)
+    delivery.close(0)
 
-    def deliver(_: pytest.MonkeyPatch) -> None:
-        upstream.wrap_exporters(operators.processor, operators.processor_of_exporter)
 
+def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(
+    deliver: Callable[[pytest.MonkeyPatch], None], refused: list[str]
+) -> None:
     names = ("otel", "arize_phoenix", "arize", "levo")
     with gateway(*names, arrange=deliver) as proxy:
         proxy.start(*names)
@@ -516,6 +523,94 @@ def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(deliv
         own = own_resources()
         expected: dict[str | None, dict[str, str]] = {name: own.get(name, {}) for name in names if name != "otel"}
         assert overrides == {**expected, None: {}}
+    assert refused == []
+
+
+SECRET = "hunter2-do-not-print-me"
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [
+        ("langfuse_otel", {"LANGFUSE_OTEL_HOST": f"ht!tp:\\{SECRET}"}),
+        ("langfuse_otel", {"LANGFUSE_OTEL_HOST": "http://"}),
+        ("arize", {"ARIZE_HTTP_ENDPOINT": SECRET}),
+        ("signoz", {"SIGNOZ_INGESTION_ENDPOINT": "http://"}),
+        ("levo", {"LEVOAI_COLLECTOR_URL": f"ftp://{SECRET}/"}),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_backend_whose_endpoint_is_none_is_refused_once_and_the_collectors_trees_are_whole(
+    name: str,
+    endpoint: dict[str, str],
+    order: int,
+    deliver: Callable[[pytest.MonkeyPatch], None],
+    refused: list[str],
+) -> None:
+    with OtlpReceiver() as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **endpoint}
+        with gateway(name, environment=environment, arrange=deliver) as proxy:
+            proxy.start(*("otel", name)[::order])
+            proxy.request(Call(call_id="1"))
+            proxy.request(Call(call_id="2"))
+            assert proxy.published.tracer_provider.force_flush()
+            traces = by_trace(collector.spans)
+            assert len(traces) == 2
+            for spans in traces.values():
+                assert_one_tree(spans, calls=1)
+                assert len(spans) == 4
+            assert proxy.said == []
+    assert refused == [name]
+
+
+@pytest.mark.parametrize("name", ["signoz", "levo", "weave_otel", "langtrace"])
+def test_a_preset_without_its_variables_is_told_of_once_and_the_collectors_trees_are_whole(name: str) -> None:
+    unbuilt: list[str] = []
+
+    def listen(_: pytest.MonkeyPatch) -> None:
+        upstream.report_unbuilt_presets(lambda name: name not in unbuilt, lambda name, _: unbuilt.append(name))
+
+    expected = reference("otel")
+    with gateway(arrange=listen) as proxy:
+        proxy.start("otel")
+        for _ in range(2):  # with each request that it is to be told of
+            assert upstream.take(seams.FACTORY)(name, internal_usage_cache=None, llm_router=None) is None
+            proxy.forget()
+            proxy.request()
+            assert list(tree(proxy.at(COLLECTOR)).values()) == [1] * 4
+            assert worded(proxy.at(COLLECTOR)) == worded(expected)
+        assert proxy.folding is not None
+        assert proxy.folding.names() == ["otel"]
+        assert proxy.said == []
+    assert unbuilt == [name]
+
+
+@pytest.mark.parametrize("names", [("otel", "arize"), ("arize", "otel")])
+def test_over_grpc_a_backend_gets_the_whole_tree_with_its_own_headers_and_resource(
+    names: tuple[str, ...], deliver: Callable[[pytest.MonkeyPatch], None], refused: list[str]
+) -> None:
+    with GrpcReceiver() as arize, OtlpReceiver() as collector:
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-collectors=own",
+            "ARIZE_ENDPOINT": f"{arize.url}/v1",
+            "ARIZE_PROJECT_NAME": "mine",
+        }
+        with gateway(*names, environment=environment, arrange=deliver) as proxy:
+            proxy.start(*names)
+            proxy.request()
+            assert proxy.published.tracer_provider.force_flush()
+        assert_one_tree(arize.spans, calls=1)
+        assert skeletons(arize.spans) == skeletons(collector.spans)
+        assert words_of(arize.spans, ["openinference.", "llm.model_name"])
+        assert not words_of(collector.spans, ["openinference.", "llm.model_name"])
+        for metadata in arize.metadata:
+            assert (metadata["space_id"], metadata["api_key"]) == ("space", "key")
+            assert "x-collectors" not in metadata
+        assert {span.resource.get("model_id") for span in arize.spans} == {"mine"}
+        assert {headers.get("x-collectors") for _, headers in collector.requests} == {"own"}
+        assert not {"space_id", "api_key"} & {name for _, headers in collector.requests for name in headers}
+        assert {span.resource.get("model_id") for span in collector.spans} == {None}
     assert refused == []
 
 
