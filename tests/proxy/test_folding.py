@@ -236,21 +236,84 @@ class TestEveryCombination:
 SECRET = "hunter2-do-not-print-me"
 
 
-def test_presets_that_cannot_be_built_are_named_once_and_the_others_get_whole_trees() -> None:
-    broken = {
-        "PHOENIX_COLLECTOR_HTTP_ENDPOINT": "ht!tp:\\x",
-        "PHOENIX_API_KEY": SECRET,
-        "LANGFUSE_SECRET_KEY": SECRET,  # without the public one
-    }
-    callbacks = ("otel", "arize_phoenix", "langfuse_otel", "langtrace", "weave_otel")
-    with feeding(["weave_otel"], callbacks, broken) as house:
+@dataclass(frozen=True)
+class Unusable:
+    """Presets of which nothing can be made as they are configured, and one beside them that is whole."""
+
+    names: tuple[str, ...]
+    environment: dict[str, str]
+    beside: str
+
+
+UNUSABLE = [
+    pytest.param(
+        Unusable(
+            ("arize_phoenix", "langfuse_otel", "langtrace"),
+            {
+                "PHOENIX_COLLECTOR_HTTP_ENDPOINT": "ht!tp:\\x",
+                "PHOENIX_API_KEY": SECRET,
+                "LANGFUSE_SECRET_KEY": SECRET,  # without the public one
+            },
+            "weave_otel",
+        ),
+        id="some-of-each",
+    ),
+    pytest.param(
+        Unusable(("signoz", "levo", "weave_otel", "langtrace"), {}, "langfuse_otel"),
+        id="without-variables",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        Unusable(
+            ("langfuse_otel", "arize", "signoz", "levo"),
+            {
+                "LANGFUSE_PUBLIC_KEY": "pk",
+                "LANGFUSE_SECRET_KEY": SECRET,
+                "LANGFUSE_OTEL_HOST": "ht!tp:\\x",
+                "ARIZE_SPACE_ID": "space",
+                "ARIZE_API_KEY": SECRET,
+                "ARIZE_HTTP_ENDPOINT": SECRET,
+                "SIGNOZ_INGESTION_ENDPOINT": "http://",
+                "LEVOAI_API_KEY": SECRET,
+                "LEVOAI_ORG_ID": "organisation",
+                "LEVOAI_WORKSPACE_ID": "workspace",
+                "LEVOAI_COLLECTOR_URL": f"ftp://{SECRET}/",
+            },
+            "arize_phoenix",
+        ),
+        id="malformed-endpoints",
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE)
+def test_presets_that_cannot_be_built_are_named_once_and_the_others_get_whole_trees(unusable: Unusable) -> None:
+    callbacks = ("otel", *unusable.names, unusable.beside)
+    with feeding([unusable.beside], callbacks, unusable.environment) as house:
         for _ in range(3):
             same_tree_at(house.receivers, _chat(house.gateway))
         same_tree_at(house.receivers, _failing(house.gateway))
         said = [line for line in house.gateway.proxy.log.splitlines() if line.startswith("litellm-otel-plugin:")]
-        for name in ("arize_phoenix", "langfuse_otel", "langtrace"):
+        for name in unusable.names:
             assert len([line for line in said if re.search(rf"\b{name}\b.* cannot be (used|built)", line)]) == 1, said
         assert not [line for line in said if SECRET in line]
+
+
+# --- callbacks for one outcome ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_callbacks_that_are_listed_twice_or_for_one_outcome_get_each_tree_once() -> None:
+    lists = {"success_callback": ["arize"], "failure_callback": ["langfuse_otel"]}
+    presets = ("arize", "langfuse_otel", "arize_phoenix")
+    callbacks = ("otel", "arize_phoenix", "otel", "arize_phoenix")
+    with feeding(presets, callbacks, litellm_settings=lists) as house:
+        for send in (_chat, _streamed, _failing, _chat):
+            same_tree_at(house.receivers, send(house.gateway))
+        folded.quiet(house.receivers.values())
+        for receiver in house.receivers.values():
+            folded.assert_no_span_twice(receiver)
 
 
 # --- what Langfuse gets where it is to have model calls alone --------------------------------------------------------
