@@ -61,6 +61,8 @@ def feeding(
     presets: Sequence[str],
     callbacks: Sequence[str],
     environment: Mapping[str, str] | None = None,
+    *,
+    ours: Sequence[str] = (PLUGIN,),
     **more: Any,
 ) -> Iterator[House]:
     """A proxy with these callbacks and a receiver for each of these presets beside the collector."""
@@ -69,7 +71,7 @@ def feeding(
         environ = dict(environment or {})
         for name, receiver in receivers.items():
             environ |= PRESETS[name].environment(receiver)
-        gateway = stack.enter_context(running(PLUGIN, *callbacks, environment=environ, **more))
+        gateway = stack.enter_context(running(*ours, *callbacks, environment=environ, **more))
         yield House(gateway, {"otel": gateway.collector, **receivers})
 
 
@@ -461,6 +463,45 @@ def test_without_folding_it_is_as_litellm_has_it() -> None:
         assert len(set(calls)) == len(house.receivers)
         assert [span.kind for span in house["langfuse_otel"].spans] == ["CLIENT"]
         assert {span.name for span in house["arize_phoenix"].spans} & folded.EARLIER_NAMES
+
+
+# Where in the code it was, which process and which call.
+_INCIDENTAL = {"exception.stacktrace", "error.stack_trace", "service.instance.id", "litellm.trace_id"}
+
+
+def _shown(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in sorted(_stable(attributes).items()) if name not in _INCIDENTAL}
+    if "metadata" in shown:  # of a call: an earlier logger's, with what it has cost so far
+        shown["metadata"] = sorted(json.loads(shown["metadata"]))
+    return shown
+
+
+def _told(receiver: OtlpReceiver) -> list[tuple[Any, ...]]:
+    """All that a backend reads on the spans of LiteLLM's own making, whatever trees they are in."""
+    told = [
+        (
+            span.name, span.kind, span.status, span.status_message, span.scope, _shown(span.attributes),
+            _shown(span.resource), [(event.name, _shown(event.attributes)) for event in span.events],
+        )
+        for span in receiver.spans
+        if span.name != f"POST {CHAT}"  # our SERVER span has more on it
+    ]  # fmt: skip
+    return sorted(told, key=repr)
+
+
+@pytest.mark.slow
+def test_without_folding_each_backend_is_told_what_litellm_tells_it_without_us() -> None:
+    presets = ("arize_phoenix", "langfuse_otel")
+    told = []
+    for ours, variables in (((PLUGIN,), {"LITELLM_OTEL_PLUGIN_FOLD": "false"}), ((), {"LITELLM_OTEL_V2": "true"})):
+        with feeding(presets, ("otel", *presets), {**folded.CONTENT, **variables}, ours=ours) as house:
+            for send in (_chat, _streamed, _failing):
+                send(house.gateway)
+            house.gateway.proxy.stop()  # what is left goes out on the way
+            told.append({name: _told(receiver) for name, receiver in house.receivers.items()})
+            calls = {name: [each for each in spans if each[1] == "CLIENT"] for name, spans in told[-1].items()}
+            assert {name: len(spans) for name, spans in calls.items()} == dict.fromkeys(("otel", *presets), 3)
+    assert told[0] == told[1]
 
 
 @pytest.mark.slow
