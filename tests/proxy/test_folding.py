@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from litellm_otel_plugin.request.attempts import ATTEMPT
-from tests.support import folded
+from tests.support import folded, instrumented
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.folded import (
     PRESETS,
@@ -31,6 +31,7 @@ from tests.support.tenants import AUTHENTICATE, key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import httpx
 
@@ -421,6 +422,18 @@ def test_each_call_is_one_measurement_and_each_failure_one_event() -> None:
 # --- the operator's own provider -------------------------------------------------------------------------------------
 
 
+def _assert_whole_beside_the_operators(house: House, receivers: Mapping[str, OtlpReceiver]) -> None:
+    for response in (_chat(house.gateway), _streamed(house.gateway), _failing(house.gateway)):
+        trees = same_tree_at(receivers, response)
+        assert words_of(trees["theirs"], folded.VENDORS) == set()
+        assert {span.resource["service.name"] for span in trees["theirs"]} == {"the-operators-own"}
+        assert words_of(trees["langfuse_otel"], folded.LANGFUSE)
+        assert words_of(trees["arize_phoenix"], ["openinference."])
+    folded.quiet(receivers.values())
+    for receiver in receivers.values():
+        folded.assert_no_span_twice(receiver)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("same_account", [False, True])
 def test_the_operators_own_exporter_gets_whole_trees_too(same_account: bool) -> None:
@@ -434,16 +447,24 @@ def test_the_operators_own_exporter_gets_whole_trees_too(same_account: bool) -> 
             receivers = {"theirs": theirs, **{name: house[name] for name in presets}}
             if not same_account:
                 receivers["otel"] = house.collector
-            for response in (_chat(house.gateway), _streamed(house.gateway), _failing(house.gateway)):
-                trees = same_tree_at(receivers, response)
-                assert words_of(trees["theirs"], folded.VENDORS) == set()
-                assert {span.resource["service.name"] for span in trees["theirs"]} == {"the-operators-own"}
-                assert words_of(trees["langfuse_otel"], folded.LANGFUSE)
-                assert words_of(trees["arize_phoenix"], ["openinference."])
-            folded.quiet(receivers.values())
-            for receiver in receivers.values():
-                folded.assert_no_span_twice(receiver)
+            _assert_whole_beside_the_operators(house, receivers)
             assert (house.collector.spans == []) is same_account
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same_account", [False, True])
+def test_under_opentelemetry_instrument_its_exporter_gets_whole_trees_too(same_account: bool, tmp_path: Path) -> None:
+    presets = ("arize_phoenix", "langfuse_otel")
+    with OtlpReceiver() as litellms:
+        environment = {**instrumented.installed_in(tmp_path), **folded.CONTENT}
+        if not same_account:
+            environment["OTEL_ENDPOINT"] = litellms.url  # LiteLLM alone reads this name
+        with feeding(presets, ("otel", *presets), environment, program=instrumented.PROGRAM) as house:
+            receivers = {"theirs": house.collector, **{name: house[name] for name in presets}}
+            if not same_account:
+                receivers["otel"] = litellms
+            _assert_whole_beside_the_operators(house, receivers)
+            assert (litellms.spans == []) is same_account
 
 
 # --- switches --------------------------------------------------------------------------------------------------------
