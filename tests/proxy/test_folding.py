@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from litellm_otel_plugin.request.attempts import ATTEMPT
-from tests.support import folded
+from tests.support import folded, instrumented
 from tests.support.backends import GrpcReceiver
 from tests.support.config import PLUGIN, config, provider_environment
 from tests.support.folded import (
@@ -34,6 +34,7 @@ from tests.support.tenants import AUTHENTICATE, key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import httpx
 
@@ -65,6 +66,8 @@ def feeding(
     presets: Sequence[str],
     callbacks: Sequence[str],
     environment: Mapping[str, str] | None = None,
+    *,
+    ours: Sequence[str] = (PLUGIN,),
     **more: Any,
 ) -> Iterator[House]:
     """A proxy with these callbacks and a receiver for each of these presets beside the collector."""
@@ -73,7 +76,7 @@ def feeding(
         environ = dict(environment or {})
         for name, receiver in receivers.items():
             environ |= PRESETS[name].environment(receiver)
-        gateway = stack.enter_context(running(PLUGIN, *callbacks, environment=environ, **more))
+        gateway = stack.enter_context(running(*ours, *callbacks, environment=environ, **more))
         yield House(gateway, {"otel": gateway.collector, **receivers})
 
 
@@ -240,21 +243,84 @@ class TestEveryCombination:
 SECRET = "hunter2-do-not-print-me"
 
 
-def test_presets_that_cannot_be_built_are_named_once_and_the_others_get_whole_trees() -> None:
-    broken = {
-        "PHOENIX_COLLECTOR_HTTP_ENDPOINT": "ht!tp:\\x",
-        "PHOENIX_API_KEY": SECRET,
-        "LANGFUSE_SECRET_KEY": SECRET,  # without the public one
-    }
-    callbacks = ("otel", "arize_phoenix", "langfuse_otel", "langtrace", "weave_otel")
-    with feeding(["weave_otel"], callbacks, broken) as house:
+@dataclass(frozen=True)
+class Unusable:
+    """Presets of which nothing can be made as they are configured, and one beside them that is whole."""
+
+    names: tuple[str, ...]
+    environment: dict[str, str]
+    beside: str
+
+
+UNUSABLE = [
+    pytest.param(
+        Unusable(
+            ("arize_phoenix", "langfuse_otel", "langtrace"),
+            {
+                "PHOENIX_COLLECTOR_HTTP_ENDPOINT": "ht!tp:\\x",
+                "PHOENIX_API_KEY": SECRET,
+                "LANGFUSE_SECRET_KEY": SECRET,  # without the public one
+            },
+            "weave_otel",
+        ),
+        id="some-of-each",
+    ),
+    pytest.param(
+        Unusable(("signoz", "levo", "weave_otel", "langtrace"), {}, "langfuse_otel"),
+        id="without-variables",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        Unusable(
+            ("langfuse_otel", "arize", "signoz", "levo"),
+            {
+                "LANGFUSE_PUBLIC_KEY": "pk",
+                "LANGFUSE_SECRET_KEY": SECRET,
+                "LANGFUSE_OTEL_HOST": "ht!tp:\\x",
+                "ARIZE_SPACE_ID": "space",
+                "ARIZE_API_KEY": SECRET,
+                "ARIZE_HTTP_ENDPOINT": SECRET,
+                "SIGNOZ_INGESTION_ENDPOINT": "http://",
+                "LEVOAI_API_KEY": SECRET,
+                "LEVOAI_ORG_ID": "organisation",
+                "LEVOAI_WORKSPACE_ID": "workspace",
+                "LEVOAI_COLLECTOR_URL": f"ftp://{SECRET}/",
+            },
+            "arize_phoenix",
+        ),
+        id="malformed-endpoints",
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@pytest.mark.parametrize("unusable", UNUSABLE)
+def test_presets_that_cannot_be_built_are_named_once_and_the_others_get_whole_trees(unusable: Unusable) -> None:
+    callbacks = ("otel", *unusable.names, unusable.beside)
+    with feeding([unusable.beside], callbacks, unusable.environment) as house:
         for _ in range(3):
             same_tree_at(house.receivers, _chat(house.gateway))
         same_tree_at(house.receivers, _failing(house.gateway))
         said = [line for line in house.gateway.proxy.log.splitlines() if line.startswith("litellm-otel-plugin:")]
-        for name in ("arize_phoenix", "langfuse_otel", "langtrace"):
+        for name in unusable.names:
             assert len([line for line in said if re.search(rf"\b{name}\b.* cannot be (used|built)", line)]) == 1, said
         assert not [line for line in said if SECRET in line]
+
+
+# --- callbacks for one outcome ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_callbacks_that_are_listed_twice_or_for_one_outcome_get_each_tree_once() -> None:
+    lists = {"success_callback": ["arize"], "failure_callback": ["langfuse_otel"]}
+    presets = ("arize", "langfuse_otel", "arize_phoenix")
+    callbacks = ("otel", "arize_phoenix", "otel", "arize_phoenix")
+    with feeding(presets, callbacks, litellm_settings=lists) as house:
+        for send in (_chat, _streamed, _failing, _chat):
+            same_tree_at(house.receivers, send(house.gateway))
+        folded.quiet(house.receivers.values())
+        for receiver in house.receivers.values():
+            folded.assert_no_span_twice(receiver)
 
 
 # --- what Langfuse gets where it is to have model calls alone --------------------------------------------------------
@@ -360,6 +426,18 @@ def test_each_call_is_one_measurement_and_each_failure_one_event() -> None:
 # --- the operator's own provider -------------------------------------------------------------------------------------
 
 
+def _assert_whole_beside_the_operators(house: House, receivers: Mapping[str, OtlpReceiver]) -> None:
+    for response in (_chat(house.gateway), _streamed(house.gateway), _failing(house.gateway)):
+        trees = same_tree_at(receivers, response)
+        assert words_of(trees["theirs"], folded.VENDORS) == set()
+        assert {span.resource["service.name"] for span in trees["theirs"]} == {"the-operators-own"}
+        assert words_of(trees["langfuse_otel"], folded.LANGFUSE)
+        assert words_of(trees["arize_phoenix"], ["openinference."])
+    folded.quiet(receivers.values())
+    for receiver in receivers.values():
+        folded.assert_no_span_twice(receiver)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("same_account", [False, True])
 def test_the_operators_own_exporter_gets_whole_trees_too(same_account: bool) -> None:
@@ -373,15 +451,7 @@ def test_the_operators_own_exporter_gets_whole_trees_too(same_account: bool) -> 
             receivers = {"theirs": theirs, **{name: house[name] for name in presets}}
             if not same_account:
                 receivers["otel"] = house.collector
-            for response in (_chat(house.gateway), _streamed(house.gateway), _failing(house.gateway)):
-                trees = same_tree_at(receivers, response)
-                assert words_of(trees["theirs"], folded.VENDORS) == set()
-                assert {span.resource["service.name"] for span in trees["theirs"]} == {"the-operators-own"}
-                assert words_of(trees["langfuse_otel"], folded.LANGFUSE)
-                assert words_of(trees["arize_phoenix"], ["openinference."])
-            folded.quiet(receivers.values())
-            for receiver in receivers.values():
-                folded.assert_no_span_twice(receiver)
+            _assert_whole_beside_the_operators(house, receivers)
             assert (house.collector.spans == []) is same_account
 
 
@@ -439,6 +509,21 @@ def test_nor_is_anything_sent_twice_over_grpc() -> None:
         assert len(ids) == len(set(ids))
 
 
+@pytest.mark.parametrize("same_account", [False, True])
+def test_under_opentelemetry_instrument_its_exporter_gets_whole_trees_too(same_account: bool, tmp_path: Path) -> None:
+    presets = ("arize_phoenix", "langfuse_otel")
+    with OtlpReceiver() as litellms:
+        environment = {**instrumented.installed_in(tmp_path), **folded.CONTENT}
+        if not same_account:
+            environment["OTEL_ENDPOINT"] = litellms.url  # LiteLLM alone reads this name
+        with feeding(presets, ("otel", *presets), environment, program=instrumented.PROGRAM) as house:
+            receivers = {"theirs": house.collector, **{name: house[name] for name in presets}}
+            if not same_account:
+                receivers["otel"] = litellms
+            _assert_whole_beside_the_operators(house, receivers)
+            assert (litellms.spans == []) is same_account
+
+
 # --- switches --------------------------------------------------------------------------------------------------------
 
 
@@ -456,6 +541,46 @@ def test_without_folding_it_is_as_litellm_has_it() -> None:
         assert len(set(calls)) == len(house.receivers)
         assert [span.kind for span in house["langfuse_otel"].spans] == ["CLIENT"]
         assert {span.name for span in house["arize_phoenix"].spans} & folded.EARLIER_NAMES
+
+
+# Where in the code it was, which process and which call.
+_INCIDENTAL = {"exception.stacktrace", "error.stack_trace", "service.instance.id", "litellm.trace_id"}
+
+
+def _shown(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {name: value for name, value in sorted(_stable(attributes).items()) if name not in _INCIDENTAL}
+    if "metadata" in shown:  # of a call: an earlier logger's, with what it has cost so far
+        shown["metadata"] = sorted(json.loads(shown["metadata"]))
+    return shown
+
+
+def _told(receiver: OtlpReceiver) -> list[tuple[Any, ...]]:
+    """All that a backend reads on the spans of LiteLLM's own making, whatever trees they are in."""
+    told = [
+        (
+            span.name, span.kind, span.status, span.status_message, span.scope, _shown(span.attributes),
+            _shown(span.resource), [(event.name, _shown(event.attributes)) for event in span.events],
+        )
+        for span in receiver.spans
+        if span.name != f"POST {CHAT}"  # our SERVER span has more on it
+    ]  # fmt: skip
+    return sorted(told, key=repr)
+
+
+@pytest.mark.slow
+def test_without_folding_each_backend_is_told_what_litellm_tells_it_without_us() -> None:
+    presets = ("arize_phoenix", "langfuse_otel")
+    told = []
+    for ours, variables in (((PLUGIN,), {"LITELLM_OTEL_PLUGIN_FOLD": "false"}), ((), {"LITELLM_OTEL_V2": "true"})):
+        with feeding(presets, ("otel", *presets), {**folded.CONTENT, **variables}, ours=ours) as house:
+            for send in (_chat, _streamed, _failing):
+                send(house.gateway)
+            for receiver in house.receivers.values():
+                receiver.wait_until(lambda spans: [span.kind for span in spans].count("CLIENT") == 3)
+            folded.quiet(house.receivers.values())
+            house.gateway.proxy.stop()  # what is left goes out on the way
+            told.append({name: _told(receiver) for name, receiver in house.receivers.items()})
+    assert told[0] == told[1]
 
 
 @pytest.mark.slow

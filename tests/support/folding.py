@@ -190,6 +190,14 @@ class Gateway:
         manager.add_litellm_async_success_callback(logger)
         manager.add_litellm_async_failure_callback(logger)
 
+    def list_for(self, event: str, name: str) -> None:
+        """What LiteLLM does with a callback under ``success_callback``, or ``failure_callback``, when a call comes."""
+        import litellm  # noqa: PLC0415 - as above
+        from litellm.utils import add_custom_logger_callback_to_specific_event  # noqa: PLC0415
+
+        getattr(litellm, f"{event}_callback").append(name)
+        add_custom_logger_callback_to_specific_event(name, event)
+
     def unlist(self, logger: Any) -> None:
         import litellm  # noqa: PLC0415 - as above
 

@@ -18,6 +18,8 @@ from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.accounts import innermost
 from litellm_otel_plugin.backends.operators import Operators
 from litellm_otel_plugin.delivery import Delivery, DeliveryProcessor
+from tests.support.backends import GrpcReceiver
+from tests.support.folded import assert_one_tree, by_trace, skeletons, words_of
 from tests.support.folding import (
     COLLECTOR,
     COLLECTORS_VARIABLES,
@@ -34,6 +36,7 @@ from tests.support.folding import (
     tree,
     worded,
 )
+from tests.support.receiver import OtlpReceiver
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -47,7 +50,8 @@ CONTENT = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_only"}
 NEW_RELICS_CONTENT = "NEW_RELIC_AI_MONITORING_RECORD_CONTENT_ENABLED"
 FAMILIES = ("openinference.", "llm.", "langfuse.", "weave.", "langtrace.")
 LARGE = Call(messages=40, tools=30)
-PAIRS = list(itertools.permutations(VARIABLES, 2))
+PAIRS: list[tuple[str, ...]] = list(itertools.permutations(VARIABLES, 2))
+TRIPLES: list[tuple[str, ...]] = list(itertools.islice(itertools.permutations(VARIABLES, 3), 0, None, 7))
 
 
 @cache
@@ -79,12 +83,12 @@ def families_of(spans: list[ReadableSpan]) -> set[str]:
     return {family for span in spans for key in mapped(span) for family in FAMILIES if key.startswith(family)}
 
 
-@pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_of_two_backends_each_gets_one_tree_worded_as_if_it_were_alone(first: str, second: str) -> None:
-    backends = own_backends((first, second))
+@pytest.mark.parametrize("names", PAIRS + TRIPLES, ids="-".join)
+def test_of_several_backends_each_gets_one_tree_worded_as_if_it_were_alone(names: tuple[str, ...]) -> None:
+    backends = own_backends(names)
     expected = references(backends.values())
-    with gateway(first, second) as proxy:
-        proxy.start(first, second)
+    with gateway(*names) as proxy:
+        proxy.start(*names)
         proxy.request()
         trees = {host: tree(proxy.at(host)) for host in backends}
         whole = trees[COLLECTOR]
@@ -99,6 +103,50 @@ def test_of_two_backends_each_gets_one_tree_worded_as_if_it_were_alone(first: st
         assert proxy.said == []
 
 
+def test_every_preset_stands_first_second_and_third_among_the_triples() -> None:
+    assert [set(place) for place in zip(*TRIPLES, strict=True)] == [set(VARIABLES)] * 3
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("otel", "otel"), ("langfuse_otel", "langfuse_otel"), ("arize", "arize", "otel"),
+        ("otel", "arize_phoenix", "otel", "arize_phoenix"),
+    ],
+    ids="-".join,
+)  # fmt: skip
+def test_a_callback_that_is_listed_twice_gets_everything_once(names: tuple[str, ...]) -> None:
+    backends = own_backends(names)
+    expected = references(backends.values())
+    with gateway(*set(names)) as proxy:
+        proxy.start(*names)
+        proxy.request()
+        assert proxy.folding is not None
+        assert sorted(proxy.folding.names()) == sorted(set(names))
+        for host, name in backends.items():
+            assert list(tree(proxy.at(host)).values()) == [1] * 4, name
+            assert worded(proxy.at(host)) == worded(expected[name]), name
+        assert proxy.said == []
+
+
+@pytest.mark.parametrize("event", ["success", "failure"])
+@pytest.mark.parametrize("name", [each for each in VARIABLES if each not in {"otel", "langtrace"}])
+def test_a_preset_that_is_listed_for_one_outcome_gets_whole_trees_of_both(name: str, event: str) -> None:
+    calls = (Call(), Call(fails=True))
+    expected = [words_of_call(reference(name, call)) for call in calls]
+    with gateway("otel", name) as proxy:
+        proxy.start("otel")
+        proxy.list_for(event, name)
+        for call, words in zip(calls, expected, strict=True):
+            proxy.forget()
+            proxy.request(call)
+            seen = proxy.spans_of(name)
+            assert list(tree(seen).values()) == [1] * 4
+            assert tree(seen) == tree(proxy.spans_of("otel"))
+            assert words_of_call(seen) == words
+        assert proxy.said == []
+
+
 @pytest.mark.contract
 def test_where_openinference_is_spoken_every_span_has_its_kind() -> None:
     """A span without one that names a model, as LiteLLM's baggage has it on all, is a model call to Phoenix."""
@@ -110,6 +158,46 @@ def test_where_openinference_is_spoken_every_span_has_its_kind() -> None:
         assert of_phoenix.pop(call) == "LLM"
         assert list(of_phoenix.values()) == ["CHAIN"] * 3
         assert set(kinds(proxy.at(COLLECTOR)).values()) == {None}
+
+
+# Each preset once first and once second.
+RING = list(zip(VARIABLES, [*list(VARIABLES)[1:], next(iter(VARIABLES))], strict=True))
+
+# What an operator sets, and a preset whose backend it shows on.
+NARROWER: dict[str, tuple[dict[str, str], str]] = {
+    "attributes": ({"OTEL_ATTRIBUTE_COUNT_LIMIT": "60"}, "otel"),
+    "a_spans_attributes": ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "60"}, "arize_phoenix"),
+    "values": ({"OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "12"}, "weave_otel"),
+    "a_spans_values": ({"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "12"}, "langfuse_otel"),
+    "no_legacy_names": ({"LITELLM_OTEL_LEGACY_COMPAT": "false"}, "otel"),
+    "llm_only": ({"LITELLM_OTEL_LANGFUSE_SPAN_SCOPE": "llm_only"}, "langfuse_otel"),
+}
+
+
+@pytest.mark.parametrize("narrower", [None, *NARROWER])
+@pytest.mark.parametrize(
+    "names", [*RING, ("otel", "arize_phoenix", "langfuse_otel"), ("weave_otel", "langfuse_otel", "arize")], ids="-".join
+)
+def test_a_large_call_reaches_each_as_it_would_alone_whatever_the_limits(
+    names: tuple[str, ...], narrower: str | None
+) -> None:
+    environment = {**CONTENT, **(NARROWER[narrower][0] if narrower else {})}
+    expected = references(own_backends(names).values(), LARGE, **environment)
+    with gateway(*names, environment=environment) as proxy:
+        proxy.start(*names)
+        proxy.request(LARGE)
+        for host, name in own_backends(names).items():
+            seen = proxy.at(host)
+            assert list(tree(seen).values()) == [1] * len(expected[name]), name
+            assert worded(seen) == worded(expected[name]), name
+        assert proxy.said == []
+
+
+@pytest.mark.parametrize("narrower", NARROWER)
+def test_what_narrows_a_large_call_shows_on_it(narrower: str) -> None:
+    environment, name = NARROWER[narrower]
+    wide, narrow = (worded(reference(name, LARGE, **CONTENT, **more)) for more in ({}, environment))
+    assert narrow != wide
 
 
 @pytest.mark.contract
@@ -517,19 +605,23 @@ def test_a_processor_of_the_sdks_gets_copies_with_the_presets_resource() -> None
 
 
 @pytest.fixture
-def delivery() -> Iterator[Delivery]:
-    made = Delivery()
-    yield made
-    made.close(0)
+def refused() -> list[str]:
+    """The backends that the delivery does not take."""
+    return []
 
 
-def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(delivery: Delivery) -> None:
-    refused: list[tuple[str, str]] = []
-    operators = Operators(delivery, proxy=None, refused=lambda name, why: refused.append((name, why)))
+@pytest.fixture
+def deliver(refused: list[str]) -> Iterator[Callable[[pytest.MonkeyPatch], None]]:
+    """Has what LiteLLM would export delivered."""
+    delivery = Delivery()
+    operators = Operators(delivery, proxy=None, refused=lambda name, _: refused.append(name))
+    yield lambda _: upstream.wrap_exporters(operators.processor, operators.processor_of_exporter)
+    delivery.close(0)
 
-    def deliver(_: pytest.MonkeyPatch) -> None:
-        upstream.wrap_exporters(operators.processor, operators.processor_of_exporter)
 
+def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(
+    deliver: Callable[[pytest.MonkeyPatch], None], refused: list[str]
+) -> None:
     names = ("otel", "arize_phoenix", "arize", "levo")
     with gateway(*names, arrange=deliver) as proxy:
         proxy.start(*names)
@@ -544,6 +636,91 @@ def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(deliv
         own = own_resources()
         expected: dict[str | None, dict[str, str]] = {name: own.get(name, {}) for name in names if name != "otel"}
         assert overrides == {**expected, None: {}}
+    assert refused == []
+
+
+@pytest.mark.parametrize(
+    ("name", "endpoint"),
+    [
+        ("langfuse_otel", {"LANGFUSE_OTEL_HOST": "ht!tp:\\x"}),
+        ("langfuse_otel", {"LANGFUSE_OTEL_HOST": "http://"}),
+        ("arize", {"ARIZE_HTTP_ENDPOINT": "nonsense"}),
+        ("signoz", {"SIGNOZ_INGESTION_ENDPOINT": "http://"}),
+        ("levo", {"LEVOAI_COLLECTOR_URL": "ftp://levo.test/"}),
+    ],
+)
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_backend_whose_endpoint_is_none_is_refused_once_and_the_collectors_trees_are_whole(
+    name: str,
+    endpoint: dict[str, str],
+    order: int,
+    deliver: Callable[[pytest.MonkeyPatch], None],
+    refused: list[str],
+) -> None:
+    with OtlpReceiver() as collector:
+        environment = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **endpoint}
+        with gateway(name, environment=environment, arrange=deliver) as proxy:
+            proxy.start(*("otel", name)[::order])
+            proxy.request(Call(call_id="1"))
+            proxy.request(Call(call_id="2"))
+            assert proxy.published.tracer_provider.force_flush()
+            traces = by_trace(collector.spans)
+            assert len(traces) == 2
+            for spans in traces.values():
+                assert_one_tree(spans, calls=1)
+                assert len(spans) == 4
+            assert proxy.said == []
+    assert refused == [name]
+
+
+@pytest.mark.parametrize("name", ["signoz", "levo", "weave_otel", "langtrace"])
+def test_a_preset_without_its_variables_is_told_of_once_and_the_collectors_trees_are_whole(name: str) -> None:
+    unbuilt: list[str] = []
+
+    def listen(_: pytest.MonkeyPatch) -> None:
+        upstream.report_unbuilt_presets(lambda name: name not in unbuilt, lambda name, _: unbuilt.append(name))
+
+    expected = reference("otel")
+    with gateway(arrange=listen) as proxy:
+        proxy.start("otel")
+        for _ in range(2):  # with each request that it is to be told of
+            assert upstream.take(seams.FACTORY)(name, internal_usage_cache=None, llm_router=None) is None
+            proxy.forget()
+            proxy.request()
+            assert list(tree(proxy.at(COLLECTOR)).values()) == [1] * 4
+            assert worded(proxy.at(COLLECTOR)) == worded(expected)
+        assert proxy.folding is not None
+        assert proxy.folding.names() == ["otel"]
+        assert proxy.said == []
+    assert unbuilt == [name]
+
+
+@pytest.mark.parametrize("names", [("otel", "arize"), ("arize", "otel")])
+def test_over_grpc_a_backend_gets_the_whole_tree_with_its_own_headers_and_resource(
+    names: tuple[str, ...], deliver: Callable[[pytest.MonkeyPatch], None], refused: list[str]
+) -> None:
+    with GrpcReceiver() as arize, OtlpReceiver() as collector:
+        environment = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-collectors=own",
+            "ARIZE_ENDPOINT": f"{arize.url}/v1",
+            "ARIZE_PROJECT_NAME": "mine",
+        }
+        with gateway(*names, environment=environment, arrange=deliver) as proxy:
+            proxy.start(*names)
+            proxy.request()
+            assert proxy.published.tracer_provider.force_flush()
+        assert_one_tree(arize.spans, calls=1)
+        assert skeletons(arize.spans) == skeletons(collector.spans)
+        assert words_of(arize.spans, ["openinference.", "llm.model_name"])
+        assert not words_of(collector.spans, ["openinference.", "llm.model_name"])
+        for metadata in arize.metadata:
+            assert (metadata["space_id"], metadata["api_key"]) == ("space", "key")
+            assert "x-collectors" not in metadata
+        assert {span.resource.get("model_id") for span in arize.spans} == {"mine"}
+        assert {headers.get("x-collectors") for _, headers in collector.requests} == {"own"}
+        assert not {"space_id", "api_key"} & {name for _, headers in collector.requests for name in headers}
+        assert {span.resource.get("model_id") for span in collector.spans} == {None}
     assert refused == []
 
 
