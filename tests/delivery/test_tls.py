@@ -1,0 +1,64 @@
+"""Who is trusted and what is shown, on real sockets."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from litellm_otel_plugin.delivery import Delivery, Destination, Tls
+from tests.delivery.certificates import Authority
+from tests.support import patience
+from tests.support.backends import RawBackend
+
+if TYPE_CHECKING:
+    import socket
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    MakeSpans = Callable[..., list[ReadableSpan]]
+
+
+@pytest.fixture
+def authority() -> Authority:
+    return Authority()
+
+
+def deliver(delivery: Delivery, spans: list[ReadableSpan], destination: Destination) -> bool:
+    for span in spans:
+        delivery.accept(span, (delivery.lane(destination),))
+    return delivery.flush(patience.SECONDS)
+
+
+class HttpsBackend(RawBackend):
+    """Takes everything from whoever shows a certificate. ``clients`` are the names on them."""
+
+    def __init__(self, authority: Authority, folder: Path) -> None:
+        super().__init__(self._answer)
+        self.url = f"https://127.0.0.1:{self.port}"
+        self.clients: list[Any] = []
+        self._context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cadata=authority.pem.decode())
+        self._context.verify_mode = ssl.CERT_REQUIRED
+        self._context.load_cert_chain(*authority.write_pair("server", folder))
+
+    def _answer(self, connection: socket.socket, released: threading.Event) -> None:
+        with self._context.wrap_socket(connection, server_side=True) as encrypted:
+            shown: Any = encrypted.getpeercert()
+            self.clients.append(shown["subject"][0][0][1])
+            encrypted.recv(65536)
+            encrypted.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+            released.wait(0.1)
+
+
+def test_a_client_certificate_is_shown_also_where_the_backend_is_not_verified(
+    delivery: Delivery, make_spans: MakeSpans, authority: Authority, tmp_path: Path
+) -> None:
+    with HttpsBackend(authority, tmp_path) as backend:
+        certificate, key = authority.write_pair("proxy", tmp_path)
+        tls = Tls(client_certificate_file=certificate, client_key_file=key, verify=False)
+        assert deliver(delivery, make_spans(1), Destination(f"{backend.url}/v1/traces", tls=tls))
+        assert backend.clients == ["proxy"]
