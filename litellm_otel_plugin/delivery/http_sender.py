@@ -18,6 +18,7 @@ import certifi
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from litellm_otel_plugin.delivery.certificates import UNREADABLE, UNREADABLE_CAUSE, last_changed
 from litellm_otel_plugin.delivery.destination import uses_tls
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict, of_response
 from litellm_otel_plugin.delivery.threads import DaemonThreads
@@ -127,7 +128,7 @@ class HttpSender:
     def _context(self, destination: Destination) -> ssl.SSLContext:
         tls = destination.tls
         known = self._tls.get(tls)
-        of_files = _last_changed(tls)
+        of_files = last_changed(tls)
         if known is None or known[0] != of_files:  # certificates are renewed while a proxy runs
             known = self._tls[tls] = (of_files, _ssl_context(tls))
         return known[1]
@@ -196,7 +197,7 @@ _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((asyncio.TimeoutError, TimeoutError), "timeout"),
     ((aiohttp.ClientConnectorDNSError,), "name_not_found"),
     ((aiohttp.ClientSSLError, ssl.SSLError), "tls"),
-    ((FileNotFoundError, PermissionError), "tls_files"),
+    (UNREADABLE, UNREADABLE_CAUSE),
     ((aiohttp.ClientConnectorError,), "connection_refused"),
     ((aiohttp.ClientError, OSError), "connection_lost"),
 )
@@ -206,11 +207,6 @@ def _failure(error: Exception) -> Outcome:
     """A connection that came to nothing: tried again, and named without its text, which can show an address."""
     cause = next((name for kinds, name in _FAILURES if isinstance(error, kinds)), type(error).__name__)
     return Outcome(Verdict.RETRY, cause)
-
-
-def _last_changed(tls: Tls) -> tuple[int, ...]:
-    files = (tls.ca_file, tls.client_certificate_file, tls.client_key_file)
-    return tuple(Path(file).stat().st_mtime_ns for file in files if file)
 
 
 def _ssl_context(tls: Tls) -> ssl.SSLContext:

@@ -19,9 +19,9 @@ HOST = "127.0.0.1"
 class Authority:
     """Signs certificates. ``pem`` is its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "the tests' authority") -> None:
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _name("tests' authority")
+        self._name = _name(name)
         itself = _builder(self._name, self._name, self._key)
         self._certificate = itself.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True).sign(
             self._key, hashes.SHA256()
