@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,8 @@ from litellm_otel_plugin.delivery.traceparent import unsampled_traceparent
 
 if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.destination import Destination, Tls
+
+log = logging.getLogger("litellm_otel_plugin")
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -66,6 +69,7 @@ class GrpcSender:
         # Each with the times of the files that it was opened with.
         self._channels: OrderedDict[tuple[str, bool, Tls], tuple[tuple[int, ...], grpc.aio.Channel]] = OrderedDict()
         self._busy: dict[tuple[str, bool, Tls], int] = {}
+        self._said_verified = False
 
     async def send(self, destination: Destination, body: bytes, seconds: float) -> Outcome:
         """Export one batch."""
@@ -125,8 +129,19 @@ class GrpcSender:
             ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MILLISECONDS),
         )
         if secure:
+            if not tls.verify:
+                self._say_verified()
             return grpc.aio.secure_channel(target, _credentials(tls), options=options)
         return grpc.aio.insecure_channel(target, options=options)
+
+    def _say_verified(self) -> None:
+        # Not refused: most of these are a vendor's, whose certificate anybody can verify.
+        if not self._said_verified:
+            self._said_verified = True
+            log.warning(
+                "verification is switched off, but gRPC always verifies: a collector whose certificate no public "
+                "authority has signed needs OTEL_EXPORTER_OTLP_CERTIFICATE"
+            )
 
     def _forget_idle(self) -> None:
         for key in list(self._channels):

@@ -55,8 +55,8 @@ class HttpsBackend(RawBackend):
             shown: Any = encrypted.getpeercert()
             self.clients.append(shown["subject"][0][0][1])
             encrypted.recv(65536)
-            encrypted.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
-            released.wait(0.1)
+            encrypted.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+            released.wait()
 
 
 def test_a_client_certificate_is_shown_also_where_the_backend_is_not_verified(
@@ -67,6 +67,7 @@ def test_a_client_certificate_is_shown_also_where_the_backend_is_not_verified(
         tls = Tls(client_certificate_file=certificate, client_key_file=key, verify=False)
         assert deliver(delivery, make_spans(1), Destination(f"{backend.url}/v1/traces", tls=tls))
         assert backend.clients == ["proxy"]
+        delivery.close(patience.SECONDS)
 
 
 class GrpcTlsReceiver(GrpcReceiver):
@@ -111,6 +112,19 @@ def test_grpc_trusts_the_authorities_of_a_directory(
         tls = Tls(str(trusted), certificate, key)
         assert deliver(delivery, make_spans(1), Destination(receiver.url, "grpc", tls=tls))
         assert receiver.clients == ["proxy"]
+
+
+def test_grpc_verifies_where_verification_is_off_and_says_so_once(
+    delivery: Delivery, make_spans: MakeSpans, authority: Authority, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    certificate, key = authority.write_pair("proxy", tmp_path)
+    tls = Tls(client_certificate_file=certificate, client_key_file=key, verify=False)
+    with GrpcTlsReceiver(authority) as receiver, GrpcTlsReceiver(authority) as another:
+        lanes = tuple(delivery.lane(Destination(each.url, "grpc", tls=tls)) for each in (receiver, another))
+        delivery.accept(make_spans(1)[0], lanes)
+        wait_for(lambda: [each.problem for each in delivery.stats().destinations] == ["grpc_unavailable"] * 2)
+        assert receiver.clients == another.clients == []
+    assert caplog.text.count("gRPC always verifies") == 1
 
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
