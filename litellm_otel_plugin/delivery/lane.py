@@ -149,7 +149,9 @@ class Lane:
     # --- what goes out -----------------------------------------------------------------------------------------------
 
     def take(self) -> list[Parcel]:
-        """The next batch; it is in flight until ``settle``."""
+        """The next batch; it is in flight until ``settle``. None where nothing waits any more."""
+        if not self.parcels:
+            return []
         batch: list[Parcel] = []
         weight = 0
         most = self.batch_bytes

@@ -625,6 +625,24 @@ def test_of_dead_tenants_that_were_forgotten_only_so_many_are_kept(
     assert delivery.stats().total.dropped["evicted"] >= 170
 
 
+def test_nothing_is_kept_of_a_tenant_that_was_given_up_while_it_waited_for_room(
+    make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(engine, "MOST_RETIRING", 0)
+    delivery = make_delivery(queue_bytes=20_000)
+    with RawBackend(hang) as backend:
+        hung, waiting = (to(backend, reserved=False, headers={"x-of": str(n)}) for n in range(2))
+        feed(delivery, make_spans(1, text="x" * 4_000), hung)
+        wait_for(lambda: counts_of(delivery, hung).in_flight == 1)
+        lane = delivery.lane(waiting)
+        feed(delivery, make_spans(1), waiting)
+        wait_for(lambda: lane.sending)
+        delivery.retire(lane)
+        wait_for(lambda: len(delivery.stats().destinations) == 1)
+        assert lane not in delivery._budget._under_way
+    assert delivery.stats().total.dropped == {"evicted": 1}
+
+
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 

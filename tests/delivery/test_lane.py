@@ -272,6 +272,13 @@ def test_tenants_that_hang_leave_the_others_room() -> None:
     assert world.budget._in_flight_unproven < 500_000
 
 
+def test_nothing_is_under_way_where_nothing_waited() -> None:
+    world = World()
+    lane = world.lane(reserved=False)
+    assert lane.take() == []
+    assert not world.budget._under_way
+
+
 def test_what_a_backend_takes_at_a_time_grows_again() -> None:
     world = World(batch_spans=64)
     lane = world.lane()
