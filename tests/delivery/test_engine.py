@@ -372,6 +372,53 @@ def test_a_span_that_cannot_be_encoded_costs_no_other(
     assert (counts.sent, counts.dropped) == (9, {"unencodable": 1})
 
 
+@pytest.mark.parametrize("taken_in_by", ["the thread", "a flush"])
+def test_an_error_on_a_spans_way_in_costs_that_span_alone_and_is_counted(
+    collector: OtlpReceiver, make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any, taken_in_by: str
+) -> None:
+    if taken_in_by == "a flush":
+        monkeypatch.setattr(engine, "SECONDS_BEFORE_TAKING_IN", 2 * patience.SECONDS)
+    delivery = make_delivery(schedule_delay_seconds=10 * patience.SECONDS)
+    learn, seen = delivery._packer.learn, 0
+
+    def without_memory(encoded: bytes) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 5:
+            raise MemoryError
+        learn(encoded)
+
+    monkeypatch.setattr(delivery._packer, "learn", without_memory)
+    monkeypatch.setattr(guard, "strict", False)
+    one, other = to(collector, name="one"), to(collector, name="other", headers={"x-of": "other"})
+    feed(delivery, make_spans(10), one, other)
+    if taken_in_by == "the thread":
+        wait_for(lambda: not delivery._intake)
+    assert delivery.flush(patience.SECONDS)
+    assert guard.counts.pop("taking a span in") == 1
+    for destination in (one, other):
+        counts = counts_of(delivery, destination)
+        assert (counts.sent, counts.dropped) == (9, {"internal_error": 1})
+
+
+def test_a_flush_that_fails_is_not_waited_for(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    def failing(_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(guard, "strict", False)
+    with monkeypatch.context() as broken:
+        broken.setattr(delivery, "_hurry", failing)
+        feed(delivery, make_spans(1), to(collector))
+        waiting = threading.Thread(target=delivery.flush, args=(10 * patience.SECONDS,), daemon=True)
+        waiting.start()
+        waiting.join(patience.SECONDS)
+        assert not waiting.is_alive()
+    assert guard.counts.pop("flushing") == 1
+    assert delivery.flush(patience.SECONDS)
+
+
 def test_a_long_outage_is_bounded_and_said_once(
     make_delivery: MakeDelivery, make_spans: MakeSpans, caplog: Any, monkeypatch: Any
 ) -> None:
