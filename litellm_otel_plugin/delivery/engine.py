@@ -164,7 +164,8 @@ class Delivery:
     def flush(self, seconds: float, lanes: Iterable[Lane] | None = None) -> bool:
         """Deliver what was accepted until now. Whether all of it has an outcome within ``seconds``.
 
-        Every destination is hurried, and those in ``lanes`` (all, by default) are waited for.
+        The destinations in ``lanes`` (all, by default) are tried now, whatever they are paused for, and waited for.
+        The others keep to their pauses.
         """
         only = None if lanes is None else tuple(lanes)
         loop = self._loop
@@ -527,13 +528,14 @@ class Delivery:
             if slices.over:
                 await slices.pause()
         with self._lock:
-            lanes = [lane for lane in self._lanes.values() if not lane.idle]
+            wanted = self._lanes.values() if only is None else only
+            lanes = [lane for lane in wanted if not lane.idle]
         for n, lane in enumerate(lanes):
             self._hurry(lane)
             if n % 100 == 0 and slices.over:
                 await slices.pause()
         with self._lock:
-            flush = Flush({lane: lane.entered for lane in lanes if only is None or lane in only})
+            flush = Flush({lane: lane.entered for lane in lanes})
             flush.check_all()
             self._flushes.append(flush)
         try:

@@ -726,6 +726,24 @@ def test_a_flush_of_one_destination_does_not_wait_for_another(
         assert not stuck.force_flush(100)
 
 
+def test_a_flush_of_one_destination_leaves_another_its_pause(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans
+) -> None:
+    with OtlpReceiver() as refusing:
+        refusing.script = lambda count: Answer(status=401 if count == 0 else 200)
+        refused = DeliveryProcessor(to(refusing), delivery=delivery)
+        fine = DeliveryProcessor(to(collector), delivery=delivery)
+        lane = delivery.lane(refused.destinations[0])
+        refused.on_end(make_spans(1)[0])
+        wait_for(lambda: lane.paused_until > 0)
+        paused_until = lane.paused_until
+        fine.on_end(make_spans(1)[0])
+        assert fine.force_flush(int(1000 * patience.SECONDS))
+        assert (lane.paused_until, len(refusing.requests)) == (paused_until, 1)
+        assert refused.force_flush(int(1000 * patience.SECONDS))
+        assert len(refusing.spans) == 1
+
+
 def test_closing_twice_and_without_a_span(make_delivery: MakeDelivery) -> None:
     delivery = make_delivery()
     assert delivery.close(1).total.accepted == 0
