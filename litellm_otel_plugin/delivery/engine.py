@@ -101,6 +101,7 @@ class Delivery:
         self._intake: deque[Entry] = deque()
         self._placing: list[Lane] = []  # those that have yet to be given the span in hand
         self._awake = False
+        self._next_round: asyncio.TimerHandle | None = None
         self._empty_rounds = 0
         self._round_seconds = min(SECONDS_BEFORE_TAKING_IN, self.limits.schedule_delay_seconds / 4)
         self._closed = False
@@ -325,27 +326,33 @@ class Delivery:
 
     def _take_in_soon(self) -> None:
         self._empty_rounds = 0
-        asyncio.get_running_loop().call_later(self._round_seconds, self._take_in)
+        self._take_in_after(self._round_seconds)
+
+    def _take_in_after(self, seconds: float) -> None:
+        # A producer can wake the thread just as that goes on by itself: the rounds stay one after the other.
+        if self._next_round is None:
+            self._next_round = asyncio.get_running_loop().call_later(seconds, self._take_in)
 
     def _take_in(self) -> None:
         """Encode and queue what has come in, a slice at a time."""
+        self._next_round = None
         slices = Slices()
         while self._intake:
             with contained("taking a span in"):
                 self._place_next()
             if slices.over:
-                asyncio.get_running_loop().call_later(SLICE_SECONDS, self._take_in)
+                self._take_in_after(SLICE_SECONDS)
                 return
         something_came = bool(self._recent)
         self._empty_rounds = 0 if something_came else self._empty_rounds + 1
         self._recent.clear()
         if self._empty_rounds < ROUNDS_BEFORE_SLEEPING:
-            asyncio.get_running_loop().call_later(self._round_seconds, self._take_in)
+            self._take_in_after(self._round_seconds)
             return
         self._awake = False
         if self._intake:  # it came between the two lines above, and saw the thread awake
             self._awake = True
-            asyncio.get_running_loop().call_soon(self._take_in)
+            self._take_in_after(0.0)
 
     def _place_next(self) -> None:
         """Encode the oldest span of the intake and queue it. Whatever that comes to, it is accounted for."""

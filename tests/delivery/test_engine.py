@@ -8,6 +8,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -216,6 +217,41 @@ def test_spans_of_many_threads_at_once(collector: OtlpReceiver, delivery: Delive
     watcher.join()
     assert counts_of(delivery, destination).sent == 4000
     assert len(collector.spans) == 4000
+
+
+def test_a_span_that_comes_just_as_the_thread_goes_to_sleep_starts_no_second_round(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    first, late = make_spans(2)
+    lanes = (delivery.lane(to(collector)),)
+    came_late = threading.Event()
+
+    class Intake(deque[Any]):
+        """Is looked at once more after the thread has gone to sleep: that is when the late span comes."""
+
+        def __len__(self) -> int:
+            going_to_sleep = threading.current_thread() is delivery._thread and not delivery._awake
+            if going_to_sleep and not came_late.is_set():
+                monkeypatch.setattr(engine, "ROUNDS_BEFORE_SLEEPING", 10**9)
+                came_late.set()
+                delivery.accept(late, lanes)
+            return super().__len__()
+
+    monkeypatch.setattr(engine, "ROUNDS_BEFORE_SLEEPING", 1)
+    delivery._intake = Intake()
+    delivery.accept(first, lanes)
+    assert came_late.wait(patience.SECONDS)
+    wait_for(lambda: len(collector.spans) == 2)
+    loop: Any = delivery._loop
+    rounds: list[int] = []
+
+    def count() -> None:
+        to_come = (*loop._scheduled, *loop._ready)  # in one of them, as it is not due yet, or is
+        rounds.append(sum(each._callback == delivery._take_in for each in to_come))
+
+    loop.call_soon_threadsafe(count)
+    wait_for(lambda: bool(rounds))
+    assert rounds == [1]
 
 
 # --- faults ----------------------------------------------------------------------------------------------------------
