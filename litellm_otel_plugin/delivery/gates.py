@@ -8,7 +8,6 @@ from its turn.
 from __future__ import annotations
 
 import asyncio
-import resource
 from typing import TYPE_CHECKING
 
 from litellm_otel_plugin.delivery.states import DELIVERING, UNPROVEN
@@ -22,7 +21,7 @@ SHARE_OF_DESCRIPTORS = 0.25
 # More than this many requests in the air at once gain nothing on one loop.
 MOST_AT_ONCE = 512
 
-# With fewer, an eighth of them would be none.
+# With fewer, an eighth of them would be none. It is also for systems that do not say how many descriptors there are.
 FEWEST_AT_ONCE = 32
 
 # A backend that works has answered by then, name look-up and TLS included.
@@ -60,6 +59,10 @@ def patience_seconds(lane: Lane, seconds: float) -> float:
 
 
 def _from_descriptors() -> int:
+    try:
+        import resource  # noqa: PLC0415 - there is none on Windows
+    except ImportError:
+        return FEWEST_AT_ONCE
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     available = MOST_AT_ONCE if soft == resource.RLIM_INFINITY else int(soft * SHARE_OF_DESCRIPTORS)
     return max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, available))
