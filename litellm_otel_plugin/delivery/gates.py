@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from litellm_otel_plugin.delivery.states import DELIVERING, UNPROVEN
+from litellm_otel_plugin.delivery.states import UNPROVEN
 
 if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.lane import Lane
@@ -42,7 +42,7 @@ class Gates:
         """The gate that this destination goes through now."""
         if lane.destination.reserved:
             return self._reserved
-        if lane.state == DELIVERING:
+        if lane.answers:
             return self._delivering
         return self._unproven if lane.state == UNPROVEN or lane.returning else self._failing
 
@@ -53,7 +53,7 @@ def patience_seconds(lane: Lane, seconds: float) -> float:
     A tenant's backend that has not delivered yet gets little time at first, and twice as much each time it fails: its
     place at the gate is somebody else's. One that is merely slow is known after a few attempts.
     """
-    if lane.destination.reserved or lane.state == DELIVERING:
+    if lane.destination.reserved or lane.answers:
         return seconds
     return min(seconds, FIRST_PATIENCE_SECONDS * 2.0 ** min(lane.failures, 16))
 
