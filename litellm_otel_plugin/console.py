@@ -5,10 +5,12 @@ Spans are drawn in a thread of their own: the proxy's event loop only puts them 
 
 from __future__ import annotations
 
+import os
 import queue
 import sys
 import threading
 import time
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -82,12 +84,22 @@ class ConsoleProcessor(SpanProcessor):
     """Collects the spans of each trace and draws it when it is whole."""
 
     def __init__(self, stream: TextIO, *, shows_content: bool = False) -> None:
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._stream = stream
         self._shows_content = shows_content
+        self._begin()
+        _processors.add(self)
+
+    def _begin(self) -> None:
+        """Be as new: at first, and in a forked child, where a lock can be held that nobody lets go of."""
+        self._console = Console(file=self._stream, highlight=False, soft_wrap=True)
         self._queue: queue.Queue[ReadableSpan | threading.Event] = queue.Queue(MOST_SPANS_QUEUED)
         self._open: dict[int, _OpenTrace] = {}
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    def restart_in_child(self) -> None:
+        """After a fork: the parent's requests are the parent's to draw."""
+        self._begin()
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         """Nothing to do."""
@@ -175,6 +187,18 @@ class ConsoleProcessor(SpanProcessor):
             # A stream that is not UTF-8 shows a question mark where it has no bar.
             line.plain = line.plain.encode(self._console.encoding, "replace").decode(self._console.encoding)
             self._console.print(line)
+
+
+_processors: weakref.WeakSet[ConsoleProcessor] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for processor in list(_processors):
+        processor.restart_in_child()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_in_child)
 
 
 def split_requests(spans: Sequence[ReadableSpan]) -> tuple[list[list[ReadableSpan]], list[ReadableSpan]]:

@@ -14,6 +14,7 @@ QUEUE_FULL = "queue_full"  # the destination's own bound
 OVER_BUDGET = "over_budget"  # the memory for all destinations
 INTAKE_FULL = "intake_full"  # the delivery's thread did not get to run
 UNENCODABLE = "unencodable"
+INTERNAL_ERROR = "internal_error"  # the delivery's own, between taking it off the intake and queueing it
 SHUTDOWN = "shutdown"  # not delivered within the deadline
 CLOSED = "closed"  # ended after the delivery had stopped
 EVICTED = "evicted"  # of a tenant that made room for others, and whose backend could not be reached

@@ -12,7 +12,6 @@ import itertools
 from typing import TYPE_CHECKING
 
 from litellm_otel_plugin.delivery.accounts import OVER_BUDGET
-from litellm_otel_plugin.delivery.states import DELIVERING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 
 SHARE_OF_THE_UNRESERVED = 0.5
 
-# What tenants' exports that are under way may hold of their share; of it, those that are not known to deliver. Spans in
+# What tenants' exports that are under way may hold of their share; of it, those that are not known to answer. Spans in
 # flight cannot be let go: without a bound a few backends that hang would leave the others no room to wait in.
 SHARE_IN_FLIGHT = 0.5
 SHARE_IN_FLIGHT_UNPROVEN = 0.25
@@ -53,7 +52,7 @@ class Budget:
         """Nothing is held."""
         # Without a reservation, and with one; a span that both hold is the reserved ones'.
         self._bytes = [0, 0]
-        # Of those without a reservation, in all and of those that are not known to deliver.
+        # Of those without a reservation, in all and of those that are not known to answer.
         self._in_flight = 0
         self._in_flight_unproven = 0
         self._under_way: dict[Lane, tuple[int, int]] = {}
@@ -89,7 +88,7 @@ class Budget:
         if lane.destination.reserved or not self._in_flight:
             return True
         share = self.limit * SHARE_OF_THE_UNRESERVED
-        if lane.state != DELIVERING and self._in_flight_unproven > share * SHARE_IN_FLIGHT_UNPROVEN:
+        if not lane.answers and self._in_flight_unproven > share * SHARE_IN_FLIGHT_UNPROVEN:
             return False
         return self._in_flight <= share * SHARE_IN_FLIGHT
 
@@ -98,7 +97,7 @@ class Budget:
         if lane.destination.reserved:
             return
         size = sum(parcel.size for parcel in batch)
-        unproven = 0 if lane.state == DELIVERING else size
+        unproven = 0 if lane.answers else size
         self._under_way[lane] = (size, unproven)
         self._in_flight += size
         self._in_flight_unproven += unproven
@@ -154,8 +153,8 @@ class Budget:
         if lane is not None:
             return lane, 1
         waiting = (each for each in self._lanes() if each.destination.reserved is reserved and each.parcels)
-        # One that is not known to deliver before one that is.
-        return max(waiting, key=lambda each: (each.state != DELIVERING, each.bytes), default=None), SPANS_AT_ONCE
+        # One that is not known to answer before one that is.
+        return max(waiting, key=lambda each: (not each.answers, each.bytes), default=None), SPANS_AT_ONCE
 
     def _clean(self, heap: list[tuple[int, int, Lane]]) -> None:
         heap[:] = [entry for entry in heap if entry[2].failing and -entry[0] == entry[2].heap_mark]

@@ -46,6 +46,7 @@ class Tls:
     ca_file: str | None = None
     client_certificate_file: str | None = None
     client_key_file: str | None = field(default=None, repr=False)
+    # For HTTP alone: gRPC cannot leave a certificate unverified.
     verify: bool = True
     # For a gRPC endpoint without a scheme: no encryption, as `OTEL_EXPORTER_OTLP_INSECURE` says.
     insecure: bool = False

@@ -25,6 +25,7 @@ from litellm_otel_plugin.delivery.accounts import (
     CLOSED,
     EVICTED,
     INTAKE_FULL,
+    INTERNAL_ERROR,
     SHUTDOWN,
     UNENCODABLE,
     Counts,
@@ -98,8 +99,9 @@ class Delivery:
         """Be as new, with the same destinations: at first, and in a forked child."""
         self._lock = threading.Lock()
         self._intake: deque[Entry] = deque()
-        self._placing: tuple[Lane, ...] = ()
+        self._placing: list[Lane] = []  # those that have yet to be given the span in hand
         self._awake = False
+        self._next_round: asyncio.TimerHandle | None = None
         self._empty_rounds = 0
         self._round_seconds = min(SECONDS_BEFORE_TAKING_IN, self.limits.schedule_delay_seconds / 4)
         self._closed = False
@@ -163,7 +165,8 @@ class Delivery:
     def flush(self, seconds: float, lanes: Iterable[Lane] | None = None) -> bool:
         """Deliver what was accepted until now. Whether all of it has an outcome within ``seconds``.
 
-        Every destination is hurried, and those in ``lanes`` (all, by default) are waited for.
+        The destinations in ``lanes`` (all, by default) are tried now, whatever they are paused for, and waited for.
+        The others keep to their pauses.
         """
         only = None if lanes is None else tuple(lanes)
         loop = self._loop
@@ -250,13 +253,17 @@ class Delivery:
             _, lanes = self._intake.popleft()
         except IndexError:
             return False
+        self._lose(lanes, reason)
+        return True
+
+    def _lose(self, lanes: Iterable[Lane], reason: str) -> None:
+        """Count a span that is let go before it was queued. Under the lock."""
         for lane in lanes:
             known = self._lanes.get(lane.key)
             if known is not None:
                 known.lose(reason)
             else:  # it was forgotten: its account is the total's
                 self._departed.append(Counts(accepted=1, dropped={reason: 1}))
-        return True
 
     def _every_lane(self) -> list[Lane]:
         with self._lock:
@@ -319,43 +326,67 @@ class Delivery:
 
     def _take_in_soon(self) -> None:
         self._empty_rounds = 0
-        asyncio.get_running_loop().call_later(self._round_seconds, self._take_in)
+        self._take_in_after(self._round_seconds)
+
+    def _take_in_after(self, seconds: float) -> None:
+        # A producer can wake the thread just as that goes on by itself: the rounds stay one after the other.
+        if self._next_round is None:
+            self._next_round = asyncio.get_running_loop().call_later(seconds, self._take_in)
 
     def _take_in(self) -> None:
         """Encode and queue what has come in, a slice at a time."""
+        self._next_round = None
         slices = Slices()
         while self._intake:
             with contained("taking a span in"):
                 self._place_next()
             if slices.over:
-                asyncio.get_running_loop().call_later(SLICE_SECONDS, self._take_in)
+                self._take_in_after(SLICE_SECONDS)
                 return
         something_came = bool(self._recent)
         self._empty_rounds = 0 if something_came else self._empty_rounds + 1
         self._recent.clear()
         if self._empty_rounds < ROUNDS_BEFORE_SLEEPING:
-            asyncio.get_running_loop().call_later(self._round_seconds, self._take_in)
+            self._take_in_after(self._round_seconds)
             return
         self._awake = False
         if self._intake:  # it came between the two lines above, and saw the thread awake
             self._awake = True
-            asyncio.get_running_loop().call_soon(self._take_in)
+            self._take_in_after(0.0)
 
     def _place_next(self) -> None:
+        """Encode the oldest span of the intake and queue it. Whatever that comes to, it is accounted for."""
         with self._lock:
             if not self._intake:
                 return
             span, lanes = self._intake.popleft()
-            self._placing = lanes
+            self._placing = list(lanes)
+        try:
+            parcels = self._parcels(span, lanes)
+            lanes = self._queue(lanes, parcels)
+        except Exception:
+            with self._lock:
+                self._lose(self._placing, INTERNAL_ERROR)
+                self._placing = []
+            raise
+        for lane in lanes:
+            self._arm(lane)
+
+    def _parcels(self, span: ReadableSpan, lanes: tuple[Lane, ...]) -> list[Parcel | None]:
+        """The span as each of the destinations gets it."""
         parcels = [self._parcel(span, lane) for lane in lanes]
         for lane, parcel in zip(lanes, parcels, strict=True):
             if parcel is not None and (lane.failing or self._budget.is_short):  # it may wait for long, or many do
                 parcel.pack(self._packer)
+        return parcels
+
+    def _queue(self, lanes: tuple[Lane, ...], parcels: list[Parcel | None]) -> tuple[Lane, ...]:
+        """Queue a span for each of the destinations. Returns them as they are known now."""
         with self._lock:
-            self._placing = ()
             # A destination that was forgotten since is remembered, or has been found again by now.
             lanes = tuple(self._lanes.setdefault(lane.key, lane) for lane in lanes)
             for lane, parcel in zip(lanes, parcels, strict=True):
+                del self._placing[0]
                 if parcel is None:
                     lane.lose(UNENCODABLE)
                 else:
@@ -366,8 +397,7 @@ class Delivery:
             # Each may have let some of its oldest go for it.
             for lane in (*lanes, *self._budget.enforce()):
                 self._settled(lane)
-        for lane in lanes:
-            self._arm(lane)
+        return lanes
 
     def _parcel(self, span: ReadableSpan, lane: Lane) -> Parcel | None:
         """The span as this destination gets it, ``None`` where nothing can be made of it."""
@@ -489,31 +519,39 @@ class Delivery:
         return sender
 
     async def _flush(self, seconds: float, only: tuple[Lane, ...] | None, waiting: Waiting) -> None:
-        deadline = time.monotonic() + seconds
+        try:
+            with contained("flushing"):
+                waiting.delivered = await self._deliver(time.monotonic() + seconds, only)
+        finally:
+            waiting.done.set()
+
+    async def _deliver(self, deadline: float, only: tuple[Lane, ...] | None) -> bool:
+        """Send what was accepted until now. Whether all of it has an outcome by ``deadline``."""
         to_place = len(self._intake)
         slices = Slices()
         for _ in range(to_place):
-            self._place_next()
+            with contained("taking a span in"):
+                self._place_next()
             if slices.over:
                 await slices.pause()
         with self._lock:
-            lanes = [lane for lane in self._lanes.values() if not lane.idle]
+            wanted = self._lanes.values() if only is None else only
+            lanes = [lane for lane in wanted if not lane.idle]
         for n, lane in enumerate(lanes):
             self._hurry(lane)
             if n % 100 == 0 and slices.over:
                 await slices.pause()
         with self._lock:
-            flush = Flush({lane: lane.entered for lane in lanes if only is None or lane in only})
+            flush = Flush({lane: lane.entered for lane in lanes})
             flush.check_all()
             self._flushes.append(flush)
         try:
             await asyncio.wait_for(flush.done.wait(), max(0.0, deadline - time.monotonic()))
-            waiting.delivered = True
         except asyncio.TimeoutError:
-            waiting.delivered = flush.done.is_set()
+            return flush.done.is_set()
         finally:
             self._flushes.remove(flush)
-            waiting.done.set()
+        return True
 
     def _settled(self, lane: Lane) -> None:
         """Some spans of a destination have an outcome. Under the lock."""

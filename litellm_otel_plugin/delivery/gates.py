@@ -8,10 +8,9 @@ from its turn.
 from __future__ import annotations
 
 import asyncio
-import resource
 from typing import TYPE_CHECKING
 
-from litellm_otel_plugin.delivery.states import DELIVERING, UNPROVEN
+from litellm_otel_plugin.delivery.states import UNPROVEN
 
 if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.lane import Lane
@@ -22,7 +21,7 @@ SHARE_OF_DESCRIPTORS = 0.25
 # More than this many requests in the air at once gain nothing on one loop.
 MOST_AT_ONCE = 512
 
-# With fewer, an eighth of them would be none.
+# With fewer, an eighth of them would be none. It is also for systems that do not say how many descriptors there are.
 FEWEST_AT_ONCE = 32
 
 # A backend that works has answered by then, name look-up and TLS included.
@@ -43,7 +42,7 @@ class Gates:
         """The gate that this destination goes through now."""
         if lane.destination.reserved:
             return self._reserved
-        if lane.state == DELIVERING:
+        if lane.answers:
             return self._delivering
         return self._unproven if lane.state == UNPROVEN or lane.returning else self._failing
 
@@ -54,12 +53,16 @@ def patience_seconds(lane: Lane, seconds: float) -> float:
     A tenant's backend that has not delivered yet gets little time at first, and twice as much each time it fails: its
     place at the gate is somebody else's. One that is merely slow is known after a few attempts.
     """
-    if lane.destination.reserved or lane.state == DELIVERING:
+    if lane.destination.reserved or lane.answers:
         return seconds
     return min(seconds, FIRST_PATIENCE_SECONDS * 2.0 ** min(lane.failures, 16))
 
 
 def _from_descriptors() -> int:
+    try:
+        import resource  # noqa: PLC0415 - there is none on Windows
+    except ImportError:
+        return FEWEST_AT_ONCE
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     available = MOST_AT_ONCE if soft == resource.RLIM_INFINITY else int(soft * SHARE_OF_DESCRIPTORS)
     return max(FEWEST_AT_ONCE, min(MOST_AT_ONCE, available))

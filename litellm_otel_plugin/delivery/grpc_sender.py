@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections import OrderedDict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,12 +16,15 @@ from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
+from litellm_otel_plugin.delivery.certificates import UNREADABLE, UNREADABLE_CAUSE, authorities, last_changed
 from litellm_otel_plugin.delivery.destination import grpc_target, uses_tls
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
 from litellm_otel_plugin.delivery.traceparent import unsampled_traceparent
 
 if TYPE_CHECKING:
     from litellm_otel_plugin.delivery.destination import Destination, Tls
+
+log = logging.getLogger("litellm_otel_plugin")
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -62,8 +66,10 @@ class GrpcSender:
 
     def __init__(self, user_agent: str) -> None:
         self._user_agent = user_agent
-        self._channels: OrderedDict[tuple[str, bool, Tls], grpc.aio.Channel] = OrderedDict()
+        # Each with the times of the files that it was opened with.
+        self._channels: OrderedDict[tuple[str, bool, Tls], tuple[tuple[int, ...], grpc.aio.Channel]] = OrderedDict()
         self._busy: dict[tuple[str, bool, Tls], int] = {}
+        self._said_verified = False
 
     async def send(self, destination: Destination, body: bytes, seconds: float) -> Outcome:
         """Export one batch."""
@@ -71,7 +77,9 @@ class GrpcSender:
         key = (grpc_target(destination.endpoint), secure, destination.tls)
         self._busy[key] = self._busy.get(key, 0) + 1
         try:
-            call = self._channel(key).unary_unary(EXPORT)
+            # Held here: one that is replaced meanwhile closes with the last of its calls.
+            channel = self._channel(key)
+            call: Any = channel.unary_unary(EXPORT)
             answer = await asyncio.wait_for(
                 call(
                     body,
@@ -85,6 +93,8 @@ class GrpcSender:
             return Outcome(Verdict.RETRY, "timeout")
         except grpc.aio.AioRpcError as error:
             return _of_error(error)
+        except UNREADABLE:
+            return Outcome(Verdict.RETRY, UNREADABLE_CAUSE)
         except Exception as error:  # noqa: BLE001 - whatever a channel cannot be opened with
             return Outcome(Verdict.RETRY, type(error).__name__)
         finally:
@@ -95,29 +105,43 @@ class GrpcSender:
 
     async def close(self) -> None:
         """Close every channel."""
-        for channel in self._channels.values():
+        for _, channel in self._channels.values():
             await channel.close(grace=None)
         self._channels.clear()
 
-    def _channel(self, key: tuple[str, bool, Tls]) -> Any:
-        channel = self._channels.get(key)
-        if channel is None:
-            target, secure, tls = key
-            options = (
-                ("grpc.enable_http_proxy", 0),  # the environment's proxies are not this destination's
-                ("grpc.enable_retries", 0),  # what is retried, and when, is the delivery's to say
-                ("grpc.primary_user_agent", self._user_agent),
-                ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MILLISECONDS),
-                ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MILLISECONDS),
-            )
-            if secure:
-                channel = grpc.aio.secure_channel(target, _credentials(tls), options=options)
-            else:
-                channel = grpc.aio.insecure_channel(target, options=options)
-            self._channels[key] = channel
+    def _channel(self, key: tuple[str, bool, Tls]) -> grpc.aio.Channel:
+        _, secure, tls = key
+        of_files = last_changed(tls) if secure else ()
+        known = self._channels.get(key)
+        if known is None or known[0] != of_files:  # certificates are renewed while a proxy runs
+            known = self._channels[key] = (of_files, self._open(key))
             self._forget_idle()
         self._channels.move_to_end(key)
-        return channel
+        return known[1]
+
+    def _open(self, key: tuple[str, bool, Tls]) -> grpc.aio.Channel:
+        target, secure, tls = key
+        options = (
+            ("grpc.enable_http_proxy", 0),  # the environment's proxies are not this destination's
+            ("grpc.enable_retries", 0),  # what is retried, and when, is the delivery's to say
+            ("grpc.primary_user_agent", self._user_agent),
+            ("grpc.initial_reconnect_backoff_ms", FIRST_RECONNECT_MILLISECONDS),
+            ("grpc.max_reconnect_backoff_ms", LONGEST_RECONNECT_MILLISECONDS),
+        )
+        if secure:
+            if not tls.verify:
+                self._say_verified()
+            return grpc.aio.secure_channel(target, _credentials(tls), options=options)
+        return grpc.aio.insecure_channel(target, options=options)
+
+    def _say_verified(self) -> None:
+        # Not refused: most of these are a vendor's, whose certificate anybody can verify.
+        if not self._said_verified:
+            self._said_verified = True
+            log.warning(
+                "verification is switched off, but gRPC always verifies: a collector whose certificate no public "
+                "authority has signed needs OTEL_EXPORTER_OTLP_CERTIFICATE"
+            )
 
     def _forget_idle(self) -> None:
         for key in list(self._channels):
@@ -130,7 +154,7 @@ class GrpcSender:
 
 def _credentials(tls: Tls) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(
-        root_certificates=_content(tls.ca_file),
+        root_certificates=authorities(tls.ca_file),
         private_key=_content(tls.client_key_file),
         certificate_chain=_content(tls.client_certificate_file),
     )

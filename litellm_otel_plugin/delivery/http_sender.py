@@ -18,6 +18,7 @@ import certifi
 import yarl
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from litellm_otel_plugin.delivery.certificates import UNREADABLE, UNREADABLE_CAUSE, last_changed
 from litellm_otel_plugin.delivery.destination import uses_tls
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict, of_response
 from litellm_otel_plugin.delivery.threads import DaemonThreads
@@ -67,7 +68,7 @@ class HttpSender:
             trust_env=False,
             auto_decompress=False,
         )
-        self._tls: dict[Tls, tuple[tuple[int, ...], ssl.SSLContext | bool]] = {}
+        self._tls: dict[Tls, tuple[tuple[int, ...], ssl.SSLContext]] = {}
         self._urls: dict[str, yarl.URL] = {}
         self._kept_alive: dict[str, float] = {}
 
@@ -124,10 +125,10 @@ class HttpSender:
             url = self._urls[endpoint] = yarl.URL(endpoint, encoded=True)
         return url
 
-    def _context(self, destination: Destination) -> ssl.SSLContext | bool:
+    def _context(self, destination: Destination) -> ssl.SSLContext:
         tls = destination.tls
         known = self._tls.get(tls)
-        of_files = _last_changed(tls)
+        of_files = last_changed(tls)
         if known is None or known[0] != of_files:  # certificates are renewed while a proxy runs
             known = self._tls[tls] = (of_files, _ssl_context(tls))
         return known[1]
@@ -196,7 +197,7 @@ _FAILURES: tuple[tuple[tuple[type[BaseException], ...], str], ...] = (
     ((asyncio.TimeoutError, TimeoutError), "timeout"),
     ((aiohttp.ClientConnectorDNSError,), "name_not_found"),
     ((aiohttp.ClientSSLError, ssl.SSLError), "tls"),
-    ((FileNotFoundError, PermissionError), "tls_files"),
+    (UNREADABLE, UNREADABLE_CAUSE),
     ((aiohttp.ClientConnectorError,), "connection_refused"),
     ((aiohttp.ClientError, OSError), "connection_lost"),
 )
@@ -208,21 +209,25 @@ def _failure(error: Exception) -> Outcome:
     return Outcome(Verdict.RETRY, cause)
 
 
-def _last_changed(tls: Tls) -> tuple[int, ...]:
-    files = (tls.ca_file, tls.client_certificate_file, tls.client_key_file)
-    return tuple(Path(file).stat().st_mtime_ns for file in files if file)
-
-
-def _ssl_context(tls: Tls) -> ssl.SSLContext | bool:
-    if not tls.verify:
-        return False
-    if tls.ca_file is not None and Path(tls.ca_file).is_dir():
-        context = ssl.create_default_context(capath=tls.ca_file)
-    else:
-        context = ssl.create_default_context(cafile=tls.ca_file)
-    if tls.ca_file is None:
-        # Beside the system's own authorities, where there are any: slim images have none.
-        context.load_verify_locations(cafile=certifi.where())
+def _ssl_context(tls: Tls) -> ssl.SSLContext:
+    context = _that_verifies(tls.ca_file) if tls.verify else _that_trusts_anybody()
     if tls.client_certificate_file:
         context.load_cert_chain(tls.client_certificate_file, tls.client_key_file)
+    return context
+
+
+def _that_verifies(authorities: str | None) -> ssl.SSLContext:
+    if authorities is not None and Path(authorities).is_dir():
+        return ssl.create_default_context(capath=authorities)
+    context = ssl.create_default_context(cafile=authorities)
+    if authorities is None:
+        # Beside the system's own authorities, where there are any: slim images have none.
+        context.load_verify_locations(cafile=certifi.where())
+    return context
+
+
+def _that_trusts_anybody() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return context

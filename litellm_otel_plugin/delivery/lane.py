@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from litellm_otel_plugin.delivery.accounts import QUEUE_FULL, Counts, DestinationStats
 from litellm_otel_plugin.delivery.backoff import PROBE_SECONDS, wait_seconds
 from litellm_otel_plugin.delivery.outcome import Outcome, Verdict
-from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED, UNPROVEN
+from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED, REJECTING, UNPROVEN
 
 if TYPE_CHECKING:
     from asyncio import TimerHandle
@@ -32,7 +32,7 @@ BYTES_PER_PARCEL = 200
 # A backend that said a body was too large is sent larger ones again, in so many steps.
 GROWTH_STEPS = 16
 
-# What a tenant's backend that is not known to deliver is sent at a time: enough to see whether it does.
+# What a tenant's backend that is not known to answer is sent at a time: enough to see whether it does.
 PROBE_BYTES = 64 * 1024
 
 # A backend that delivered and has failed so often since is taken for one that comes back.
@@ -149,11 +149,13 @@ class Lane:
     # --- what goes out -----------------------------------------------------------------------------------------------
 
     def take(self) -> list[Parcel]:
-        """The next batch; it is in flight until ``settle``."""
+        """The next batch; it is in flight until ``settle``. None where nothing waits any more."""
+        if not self.parcels:
+            return []
         batch: list[Parcel] = []
         weight = 0
         most = self.batch_bytes
-        if not self.destination.reserved and self.state != DELIVERING:
+        if not self.destination.reserved and not self.answers:
             most = min(most, PROBE_BYTES)
         while self.parcels and len(batch) < self.limits.batch_spans:
             size = self.parcels[0].length
@@ -198,7 +200,7 @@ class Lane:
         # It answered: whatever is wrong is wrong with these spans, and the next may fare better.
         self.failures = 0
         self.paused_until = 0.0
-        self.state = DELIVERING
+        self.state = DELIVERING if rejected < len(batch) else REJECTING
         self.problem = outcome.cause or ("partial_success" if rejected else "")
 
     def abandon(self, reason: str) -> int:
@@ -229,6 +231,11 @@ class Lane:
     def idle(self) -> bool:
         """Whether nothing waits and nothing is on its way."""
         return not self.parcels and not self.in_flight
+
+    @property
+    def answers(self) -> bool:
+        """Whether it is known to have an answer to what it is sent now."""
+        return self.state in {DELIVERING, REJECTING}
 
     @property
     def failing(self) -> bool:

@@ -26,7 +26,7 @@ MILLISECONDS_PER_SECOND = 1_000
 # has four to eight.
 QUEUE_SPANS = 131_072
 
-# What those ten minutes weigh at five spans a request, with a reserve (CONTRIBUTING has the measured bytes per span).
+# What those ten minutes weigh at four spans a request, with a reserve (the README has the measured bytes per span).
 QUEUE_BYTES = 64 * 1024 * 1024
 
 # A batch before compression. A Collector's gRPC receiver refuses more than 4 MiB unless told otherwise.

@@ -8,6 +8,7 @@ import logging
 import random
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -218,6 +219,41 @@ def test_spans_of_many_threads_at_once(collector: OtlpReceiver, delivery: Delive
     assert len(collector.spans) == 4000
 
 
+def test_a_span_that_comes_just_as_the_thread_goes_to_sleep_starts_no_second_round(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    first, late = make_spans(2)
+    lanes = (delivery.lane(to(collector)),)
+    came_late = threading.Event()
+
+    class Intake(deque[Any]):
+        """Is looked at once more after the thread has gone to sleep: that is when the late span comes."""
+
+        def __len__(self) -> int:
+            going_to_sleep = threading.current_thread() is delivery._thread and not delivery._awake
+            if going_to_sleep and not came_late.is_set():
+                monkeypatch.setattr(engine, "ROUNDS_BEFORE_SLEEPING", 10**9)
+                came_late.set()
+                delivery.accept(late, lanes)
+            return super().__len__()
+
+    monkeypatch.setattr(engine, "ROUNDS_BEFORE_SLEEPING", 1)
+    delivery._intake = Intake()
+    delivery.accept(first, lanes)
+    assert came_late.wait(patience.SECONDS)
+    wait_for(lambda: len(collector.spans) == 2)
+    loop: Any = delivery._loop
+    rounds: list[int] = []
+
+    def count() -> None:
+        to_come = (*loop._scheduled, *loop._ready)  # in one of them, as it is not due yet, or is
+        rounds.append(sum(each._callback == delivery._take_in for each in to_come))
+
+    loop.call_soon_threadsafe(count)
+    wait_for(lambda: bool(rounds))
+    assert rounds == [1]
+
+
 # --- faults ----------------------------------------------------------------------------------------------------------
 
 
@@ -370,6 +406,53 @@ def test_a_span_that_cannot_be_encoded_costs_no_other(
     assert delivery.flush(patience.SECONDS)
     counts = counts_of(delivery, destination)
     assert (counts.sent, counts.dropped) == (9, {"unencodable": 1})
+
+
+@pytest.mark.parametrize("taken_in_by", ["the thread", "a flush"])
+def test_an_error_on_a_spans_way_in_costs_that_span_alone_and_is_counted(
+    collector: OtlpReceiver, make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any, taken_in_by: str
+) -> None:
+    if taken_in_by == "a flush":
+        monkeypatch.setattr(engine, "SECONDS_BEFORE_TAKING_IN", 2 * patience.SECONDS)
+    delivery = make_delivery(schedule_delay_seconds=10 * patience.SECONDS)
+    learn, seen = delivery._packer.learn, 0
+
+    def without_memory(encoded: bytes) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 5:
+            raise MemoryError
+        learn(encoded)
+
+    monkeypatch.setattr(delivery._packer, "learn", without_memory)
+    monkeypatch.setattr(guard, "strict", False)
+    one, other = to(collector, name="one"), to(collector, name="other", headers={"x-of": "other"})
+    feed(delivery, make_spans(10), one, other)
+    if taken_in_by == "the thread":
+        wait_for(lambda: not delivery._intake)
+    assert delivery.flush(patience.SECONDS)
+    assert guard.counts.pop("taking a span in") == 1
+    for destination in (one, other):
+        counts = counts_of(delivery, destination)
+        assert (counts.sent, counts.dropped) == (9, {"internal_error": 1})
+
+
+def test_a_flush_that_fails_is_not_waited_for(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    def failing(_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(guard, "strict", False)
+    with monkeypatch.context() as broken:
+        broken.setattr(delivery, "_hurry", failing)
+        feed(delivery, make_spans(1), to(collector))
+        waiting = threading.Thread(target=delivery.flush, args=(10 * patience.SECONDS,), daemon=True)
+        waiting.start()
+        waiting.join(patience.SECONDS)
+        assert not waiting.is_alive()
+    assert guard.counts.pop("flushing") == 1
+    assert delivery.flush(patience.SECONDS)
 
 
 def test_a_long_outage_is_bounded_and_said_once(
@@ -625,6 +708,24 @@ def test_of_dead_tenants_that_were_forgotten_only_so_many_are_kept(
     assert delivery.stats().total.dropped["evicted"] >= 170
 
 
+def test_nothing_is_kept_of_a_tenant_that_was_given_up_while_it_waited_for_room(
+    make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any
+) -> None:
+    monkeypatch.setattr(engine, "MOST_RETIRING", 0)
+    delivery = make_delivery(queue_bytes=20_000)
+    with RawBackend(hang) as backend:
+        hung, waiting = (to(backend, reserved=False, headers={"x-of": str(n)}) for n in range(2))
+        feed(delivery, make_spans(1, text="x" * 4_000), hung)
+        wait_for(lambda: counts_of(delivery, hung).in_flight == 1)
+        lane = delivery.lane(waiting)
+        feed(delivery, make_spans(1), waiting)
+        wait_for(lambda: lane.sending)
+        delivery.retire(lane)
+        wait_for(lambda: len(delivery.stats().destinations) == 1)
+        assert lane not in delivery._budget._under_way
+    assert delivery.stats().total.dropped == {"evicted": 1}
+
+
 # --- the end ---------------------------------------------------------------------------------------------------------
 
 
@@ -659,6 +760,24 @@ def test_a_flush_of_one_destination_does_not_wait_for_another(
             fine.on_end(span)
         assert fine.force_flush(int(1000 * patience.SECONDS))
         assert not stuck.force_flush(100)
+
+
+def test_a_flush_of_one_destination_leaves_another_its_pause(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans
+) -> None:
+    with OtlpReceiver() as refusing:
+        refusing.script = lambda count: Answer(status=401 if count == 0 else 200)
+        refused = DeliveryProcessor(to(refusing), delivery=delivery)
+        fine = DeliveryProcessor(to(collector), delivery=delivery)
+        lane = delivery.lane(refused.destinations[0])
+        refused.on_end(make_spans(1)[0])
+        wait_for(lambda: lane.paused_until > 0)
+        paused_until = lane.paused_until
+        fine.on_end(make_spans(1)[0])
+        assert fine.force_flush(int(1000 * patience.SECONDS))
+        assert (lane.paused_until, len(refusing.requests)) == (paused_until, 1)
+        assert refused.force_flush(int(1000 * patience.SECONDS))
+        assert len(refusing.spans) == 1
 
 
 def test_closing_twice_and_without_a_span(make_delivery: MakeDelivery) -> None:

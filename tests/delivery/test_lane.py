@@ -15,7 +15,7 @@ from litellm_otel_plugin.delivery.backoff import LONGEST_RETRY_AFTER_SECONDS, LO
 from litellm_otel_plugin.delivery.budget import SPANS_AT_ONCE, Budget
 from litellm_otel_plugin.delivery.lane import BYTES_PER_PARCEL, Lane, Parcel
 from litellm_otel_plugin.delivery.outcome import SENT, Outcome, Verdict
-from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED
+from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED, REJECTING
 
 RESOURCE = Resource({})
 RETRY = Outcome(Verdict.RETRY, "http_503")
@@ -130,6 +130,22 @@ def test_what_is_rejected_is_not_tried_again(status: int) -> None:
     lane.settle(Outcome(Verdict.REJECTED, f"http_{status}"), 0.0)
     assert (lane.rejected, lane.idle, lane.problem) == (3, True, f"http_{status}")
     assert world.budget.held == 0
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome(Verdict.REJECTED, "http_404"), Outcome(Verdict.SENT, rejected=3)], ids=lambda each: each.verdict
+)
+def test_a_backend_that_takes_nothing_is_not_said_to_deliver_though_it_answers(outcome: Outcome) -> None:
+    world = World()
+    lane = world.lane(reserved=False)
+    world.put(lane, 3)
+    lane.take()
+    lane.settle(outcome, 0.0)
+    assert (lane.state, lane.answers, lane.failing) == (REJECTING, True, False)
+    world.put(lane, 3)
+    lane.take()
+    lane.settle(Outcome(Verdict.SENT, rejected=2), 0.0)
+    assert lane.state == DELIVERING
 
 
 def test_partial_success() -> None:
@@ -270,6 +286,13 @@ def test_tenants_that_hang_leave_the_others_room() -> None:
         world.put(healthy, 1, size=500)
     assert not healthy.dropped
     assert world.budget._in_flight_unproven < 500_000
+
+
+def test_nothing_is_under_way_where_nothing_waited() -> None:
+    world = World()
+    lane = world.lane(reserved=False)
+    assert lane.take() == []
+    assert not world.budget._under_way
 
 
 def test_what_a_backend_takes_at_a_time_grows_again() -> None:

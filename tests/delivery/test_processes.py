@@ -67,8 +67,9 @@ def test_the_delivery_loads_no_litellm() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_proxy_without_grpc_destinations_needs_no_grpc() -> None:
-    script = "import sys; sys.modules['grpc'] = None\nimport litellm_otel_plugin.delivery\n" + SCRIPT.format(ending="")
+@pytest.mark.parametrize("missing", ["grpc", "resource"])  # an extra, and what Windows does not have
+def test_a_proxy_without_grpc_destinations_needs_neither(missing: str) -> None:
+    script = f"import sys; sys.modules['{missing}'] = None\n" + SCRIPT.format(ending="")
     with OtlpReceiver() as receiver:
         done = _python("-c", script, receiver.url)
         assert (done.returncode, done.stderr) == (0, "")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,8 @@ from opentelemetry.trace import (
 )
 
 from litellm_otel_plugin.console import ConsoleProcessor, console_is_wanted, draw_on_console, one_line, waterfall
+from tests.support import patience
+from tests.support.proxy import REPOSITORY
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -197,6 +201,46 @@ def test_the_view_is_attached_once() -> None:
     for _ in range(2):
         draw_on_console(provider, shows_content=False)
     assert len(provider._active_span_processor._span_processors) == 1
+
+
+FORKING = """
+import os, signal, sys, time
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+from litellm_otel_plugin import console
+from litellm_otel_plugin.console import ConsoleProcessor
+
+console.SECONDS_TO_SETTLE = 3600  # nothing is drawn before it is asked for
+processor = ConsoleProcessor(sys.stdout)
+provider = TracerProvider(shutdown_on_exit=False)
+provider.add_span_processor(processor)
+
+def draw(name):
+    provider.get_tracer("t").start_span(name, kind=SpanKind.SERVER).end()
+
+draw("GET /parent")
+while not processor._open:
+    time.sleep(0.01)
+with processor._queue.mutex, processor._lock, processor._console._lock:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(int(sys.argv[1]))
+        draw("GET /child")
+        drawn = provider.force_flush()
+        sys.stdout.flush()
+        os._exit(not drawn)
+assert os.waitpid(child, 0)[1] == 0
+provider.force_flush()
+"""
+
+
+def test_a_forked_child_draws_its_own_requests_and_the_parent_its_own() -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKING, str(int(patience.SECONDS))],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split(" ")[1:3] for line in done.stdout.splitlines()] == [["GET", "/child"], ["GET", "/parent"]]
 
 
 @pytest.mark.parametrize(
