@@ -36,10 +36,12 @@ class LateLoggers(CustomLogger):
 
 
 def _add(names: list[str]) -> None:
-    from litellm.utils import add_custom_logger_callback_to_specific_event  # noqa: PLC0415 - LiteLLM is being loaded
+    from litellm.utils import (  # noqa: PLC0415 - LiteLLM is being loaded; 1.104 has it by this name alone
+        _add_custom_logger_callback_to_specific_event,
+    )
 
     for name in names:
-        add_custom_logger_callback_to_specific_event(name, "success")
+        _add_custom_logger_callback_to_specific_event(name, "success")
 
 
 def _configure(names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from opentelemetry import trace
 from litellm_otel_plugin import seams, startup, upstream
 from litellm_otel_plugin.hooks import OtelPlugin
 from litellm_otel_plugin.settings import Settings
+from litellm_otel_plugin.upstream.folding import Folding
 from tests.support.folding import COLLECTOR, HOSTS, VARIABLES, Gateway, gateway, tree
 
 if TYPE_CHECKING:
@@ -260,7 +262,14 @@ def test_of_threads_that_ask_at_once_none_gets_an_earlier_logger() -> None:
             together.wait()
             return configure(self)
 
+        names = Folding.names
+
+        def names_after_a_while(self: Folding) -> list[str]:
+            time.sleep(0.05)  # the others' turn, while one logger is being judged
+            return names(self)
+
         patch.setattr(LangfuseOtelLogger, "_create_open_telemetry_config_from_langfuse_env", waiting)
+        patch.setattr(Folding, "names", names_after_a_while)
 
     with watching(arrange=meet) as watched:
         watched.start("otel")
