@@ -114,9 +114,9 @@ class EarlierLoggers:
         with self._lock:
             if self._may_stay.get(logger, True):
                 name = self._name_of(logger)
-                if self._is_published(logger._tracer_provider) and name not in take(seams.PRESETS):  # noqa: SLF001
+                if self._is_published(_provider_of(logger)) and name not in take(seams.PRESETS):
                     _export_on_its_own(logger)
-                if self._is_fed(name, logger._tracer_provider):  # noqa: SLF001
+                if self._is_fed(name, _provider_of(logger)):
                     self._may_stay[logger] = False
                     self._retire(logger, name)
                 elif logger not in self._may_stay:
@@ -202,6 +202,10 @@ def _earlier_class() -> Any:
     if not hasattr(found, "_init_tracing"):
         raise SeamMissing(seams.EARLIER_LOGGER)
     return found
+
+
+def _provider_of(logger: Any) -> Any:
+    return getattr(logger, "_tracer_provider", None)  # the Phoenix logger keeps none
 
 
 def _v2_logger(callback_name: str) -> Any:

@@ -296,3 +296,12 @@ def test_without_folding_each_stays_and_is_named() -> None:
         assert watched.ask_for("langfuse_otel") is earlier
         assert watched.installation.notes == ["LiteLLM's earlier tracing runs beside this: langfuse_otel"]
         earlier._tracer_provider.shutdown()
+
+
+def test_the_phoenix_logger_which_shows_no_provider_is_judged_too() -> None:
+    with watching("arize_phoenix") as watched:
+        watched.installation.folding = None
+        upstream.put(seams.CONSTRUCT, lambda *_: None)
+        watched.start("otel")
+        assert watched.ask_for("arize_phoenix") is watched.built[0]
+        assert watched.installation.notes == ["LiteLLM's earlier tracing runs beside this: arize_phoenix"]
