@@ -237,7 +237,7 @@ CONSTRUCT = Seam(
     LOGGING_MODULE,
     "_maybe_construct_otel_v2",
     purpose="builds a preset's logger, or passes over one that cannot be built",
-    lost="the report of presets that cannot be built",
+    lost="the report of presets that cannot be built, and taking out earlier loggers built after the start",
 )
 TEAM_CALLBACKS_USERS = (
     "litellm.proxy.litellm_pre_call_utils",
@@ -266,8 +266,14 @@ FACTORY = Seam(
     LOGGING_MODULE,
     "_init_custom_logger_compatible_class",
     purpose="makes a logger of a callback's name",
-    lost="the report of presets that cannot be built, Phoenix in one tree where only `otel` is listed, and `otel` told "
-    "apart from the presets beside it",
+    lost="the report of presets that cannot be built, Phoenix in one tree where only `otel` is listed, `otel` told "
+    "apart from the presets beside it, and taking out earlier loggers built after the start",
+)
+EARLIER_LOGGER = Seam(
+    EARLIER_MODULE,
+    "OpenTelemetry",
+    purpose="the class of the earlier loggers, which would write second copies",
+    lost="taking out earlier loggers, each of which sends a copy",
 )
 OPEN_CALL = Seam(
     LOGGER_MODULE,
@@ -384,6 +390,7 @@ SEAMS = (
     PRESETS,
     AUTO_PHOENIX,
     FACTORY,
+    EARLIER_LOGGER,
     OPEN_CALL,
     PAYLOAD,
     HTTP_CLIENT,

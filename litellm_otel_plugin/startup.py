@@ -64,6 +64,7 @@ class Installation:
     off: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     folding: Folding | None = None
+    earlier: upstream.EarlierLoggers | None = None
     unbuilt: set[str] = field(default_factory=set)
     adopted: bool = False
     announced: bool = False
@@ -162,6 +163,7 @@ def _arrange(installation: Installation) -> None:
         *(_deliver_by_ourselves(installation) if installation.settings.delivery == "shared" else ()),
         *((lambda: _propagate(installation),) if installation.settings.propagate else ()),
         *(_fold(installation) if installation.settings.fold else ()),
+        lambda: _watch_earlier_loggers(installation),
     )
     for arrangement in arrangements:
         with _switching_off(installation):
@@ -233,6 +235,34 @@ def _fold(installation: Installation) -> tuple[Callable[[], None], ...]:
         where_folded(upstream.let_v2_feed_phoenix),
         where_folded(lambda: upstream.wrap_team_callbacks(folding.backends.answer)),
     )
+
+
+def _watch_earlier_loggers(installation: Installation) -> None:
+    """Have those of LiteLLM's earlier loggers that would write a second copy give way, and name the others."""
+
+    def is_published(provider: object) -> bool:
+        return installation.folding is not None and provider is installation.folding.logger().tracer_provider
+
+    def is_fed(callback_name: str, provider: object) -> bool:
+        if installation.folding is None:
+            return False
+        if callback_name in installation.folding.names() or is_published(provider):
+            return True
+        accounts = {account_of(backend) for backend in installation.folding.backends} - {None}
+        written = {account_of(each) for each in processors_of_provider(provider) or ()} - {None}
+        return bool(written) and written <= accounts
+
+    def gave_way(name: str) -> None:
+        reason = "its copy would go to a backend that gets whole traces already"
+        installation.note(f"LiteLLM's earlier {name} logger is taken out: {reason}")
+
+    def stays(name: str) -> None:
+        installation.note(f"LiteLLM's earlier tracing runs beside this: {name}")
+
+    earlier = installation.earlier = upstream.EarlierLoggers(is_fed, is_published, gave_way, stays)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=earlier.renew_lock)
+    earlier.watch()
 
 
 def _choose_logger(installation: Installation) -> Any:
@@ -318,12 +348,11 @@ def _published(installation: Installation, logger: Any) -> None:
     with contained("listing the backends"):
         if installation.folding is not None:
             backends = [(backend.name, backend.site.endpoint) for backend in installation.folding.backends]
-            _retire_earlier_loggers(installation, installation.folding)
         else:
             backends = [exporter for each in upstream.v2_loggers() for exporter in upstream.configured_exporters(each)]
-        earlier = [type(logger).__name__ for logger in upstream.earlier_otel_loggers()]
-        if earlier:
-            installation.notes.append(f"LiteLLM's earlier tracing runs beside this: {', '.join(earlier)}")
+    if installation.earlier is not None:
+        with contained("looking at the earlier loggers"), _switching_off(installation):
+            installation.earlier.start()
     with contained("attaching the console view"):
         if installation.adopted:
             backends.append(("the exporters of the provider that was already set", None))
@@ -342,17 +371,6 @@ def _published(installation: Installation, logger: Any) -> None:
     if not installation.announced:
         installation.announced = True
         announce(installation.off, installation.notes, backends)
-
-
-def _retire_earlier_loggers(installation: Installation, folding: Folding) -> None:
-    accounts = {account_of(backend) for backend in folding.backends} - {None}
-
-    def is_fed(provider: object) -> bool:
-        written = {account_of(each) for each in processors_of_provider(provider) or ()} - {None}
-        return bool(written) and written <= accounts
-
-    for name in upstream.retire_earlier_loggers(folding.names(), is_fed):
-        installation.notes.append(f"LiteLLM's earlier {name} logger is taken out: its backend gets whole traces")
 
 
 def _mount(installation: Installation, provider: TracerProvider) -> None:

@@ -18,10 +18,9 @@ from litellm_otel_plugin.upstream.calls import (
     wrap_team_callbacks,
 )
 from litellm_otel_plugin.upstream.earlier import (
-    earlier_otel_loggers,
+    EarlierLoggers,
     let_v2_feed_phoenix,
     report_unbuilt_presets,
-    retire_earlier_loggers,
 )
 from litellm_otel_plugin.upstream.exporters import (
     is_placeholder,
@@ -76,6 +75,7 @@ __all__ = [
     "NO_PROVIDER_KEY",
     "UNANNOUNCED_DOORS",
     "V2_SWITCH",
+    "EarlierLoggers",
     "GuardrailWatch",
     "adopt_provider",
     "application",
@@ -84,7 +84,6 @@ __all__ = [
     "configured_exporters",
     "drain_logging_worker",
     "drop_mcp_message_spans",
-    "earlier_otel_loggers",
     "enable_v2",
     "ensure_v2_logger",
     "excluded_paths",
@@ -104,7 +103,6 @@ __all__ = [
     "reached_no_provider",
     "register_hooks",
     "report_unbuilt_presets",
-    "retire_earlier_loggers",
     "settle_tenant_trees",
     "show_span_id_in_text_logs",
     "silence_placeholder_exporter",

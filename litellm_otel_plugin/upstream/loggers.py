@@ -22,7 +22,7 @@ FOR_EVERY_REQUEST = (
     "failure_callback",
     "_async_failure_callback",
 )
-ALL_LISTS = ("input_callback", "service_callback", *FOR_EVERY_REQUEST)
+ALL_LISTS = ("input_callback", "_async_input_callback", "service_callback", *FOR_EVERY_REQUEST)
 
 # Where a logger has to stand that is to be told of everything.
 LISTS_OF_A_LOGGER = (

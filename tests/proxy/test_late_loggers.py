@@ -237,3 +237,34 @@ def test_without_otel_the_collector_gets_nothing_and_the_others_everything(house
     tree_at(house.collector, nothing_more)
     folded.quiet([house.langfuse])
     assert_absent([nothing_more], house.langfuse)
+
+
+# --- LiteLLM's earlier loggers ---------------------------------------------------------------------------------------
+
+
+def test_an_earlier_logger_that_litellm_falls_back_to_sends_no_copy_to_a_backend_that_is_fed() -> None:
+    body = {"model": "mock", "messages": [{"role": "user", "content": "hi"}], "success_callback": ["langfuse_otel"]}
+    with OtlpReceiver() as langfuse, OtlpReceiver() as logfire, OtlpReceiver() as levo, OtlpReceiver() as signoz:
+        environment = {"LOGFIRE_TOKEN": "token", "LOGFIRE_BASE_URL": logfire.url}
+        settings = {"custom_auth": AUTHENTICATE}
+        with running(PLUGIN, "otel", CALLBACK, environment=environment, general_settings=settings) as gateway:
+            house = House(gateway, langfuse, levo, signoz)
+            bearer = {"authorization": f"Bearer {NOBODY}"}
+            responses = [gateway.proxy.client.post(CHAT, json=body, headers=bearer) for _ in range(3)]
+            asked_by_a_client = [trace_id_of(response) for response in responses]
+            house.command("add", "langfuse_otel", "logfire")
+            house.command("configure", "langfuse_otel")
+            without = [*asked_by_a_client, house.chat(), house.chat()]
+            assert_whole(without, house.collector)
+            logfire.wait_until(lambda spans: any(span.name in folded.EARLIER_NAMES for span in spans))
+
+            house.command("set", *(f"{name}={value}" for name, value in folded.langfuse(langfuse).items()))
+            house.command("configure", "langfuse_otel")
+            with_langfuse = [house.chat(), house.chat()]
+            assert_whole(with_langfuse, house.collector, langfuse)
+            folded.quiet([house.collector, langfuse])
+            assert not {span.name for span in (*house.collector.spans, *langfuse.spans)} & folded.EARLIER_NAMES
+            assert_absent(without, langfuse)
+            log = gateway.proxy.log
+            assert log.count("LiteLLM's earlier langfuse_otel logger is taken out") == 1
+            assert log.count("LiteLLM's earlier tracing runs beside this: logfire") == 1

@@ -5,6 +5,7 @@ It does what LiteLLM's own look at its database does, on the loop on which LiteL
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from litellm.integrations.custom_logger import CustomLogger
@@ -31,14 +32,16 @@ class LateLoggers(CustomLogger):
         content = str(data["messages"][0]["content"]) if data.get("messages") else ""
         if content.startswith(COMMAND):
             verb, *names = content.removeprefix(COMMAND).split()
-            {"add": _add, "remove": _remove, "configure": _configure}[verb](names)
+            {"add": _add, "remove": _remove, "configure": _configure, "set": _set}[verb](names)
 
 
 def _add(names: list[str]) -> None:
-    from litellm.utils import add_custom_logger_callback_to_specific_event  # noqa: PLC0415 - LiteLLM is being loaded
+    from litellm.utils import (  # noqa: PLC0415 - LiteLLM is being loaded; 1.104 has it by this name alone
+        _add_custom_logger_callback_to_specific_event,
+    )
 
     for name in names:
-        add_custom_logger_callback_to_specific_event(name, "success")
+        _add_custom_logger_callback_to_specific_event(name, "success")
 
 
 def _configure(names: list[str]) -> None:
@@ -46,6 +49,13 @@ def _configure(names: list[str]) -> None:
     from litellm.proxy.proxy_server import proxy_config  # noqa: PLC0415 - as above
 
     proxy_config._add_callbacks_from_db_config({"litellm_settings": {"success_callback": names}})
+
+
+def _set(assignments: list[str]) -> None:
+    """Variables, as the admin UI's: LiteLLM puts them into the environment."""
+    for assignment in assignments:
+        name, _, value = assignment.partition("=")
+        os.environ[name] = value
 
 
 def _remove(names: list[str]) -> None:

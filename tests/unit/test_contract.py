@@ -153,6 +153,10 @@ def test_what_folding_reaches_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _parameters(upstream.take(seams.CONSTRUCT))[0] == "callback_name"
     assert _parameters(upstream.take(seams.FACTORY))[0] == "logging_integration"
     assert {"arize", "arize_phoenix", "langfuse_otel", "langtrace"} <= set(upstream.take(seams.PRESETS))
+    earlier = upstream.take(seams.EARLIER_LOGGER)
+    assert _parameters(earlier._init_tracing) == ["self", "tracer_provider"]
+    assert hasattr(upstream.module(seams.EARLIER_MODULE).OpenTelemetryConfig(), "skip_set_global")
+    assert _parameters(upstream.take(seams.CONSTRUCT)) == ["callback_name", "_in_memory_loggers"]
     told = {"kwargs", "init_response_obj", "start_time", "end_time", "logging_obj", "status", "original_exception"}
     assert told <= set(_parameters(upstream.take(seams.PAYLOAD)))
     assert {"span", "provider"} <= set(upstream.take(seams.OPEN_CALL).__slots__)
