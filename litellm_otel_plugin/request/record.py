@@ -76,11 +76,12 @@ class RequestRecord:
             self.exception = exception
 
     def seconds_to_first_chunk(self, attempt: Attempt) -> float | None:
-        """From a hand-off to the first piece of a stream that was sent on to the client."""
+        """From a hand-off to the first piece of a stream that was sent on, unless that was an earlier attempt's."""
         if not self.sends_events or self.first_byte_ms is None:
             return None
         first_chunk_ns = self.handoffs.received_ns + self.first_byte_ms * NANOSECONDS_PER_MILLISECOND
-        return max(0.0, first_chunk_ns - attempt.started_ns) / NANOSECONDS_PER_SECOND
+        waited_ns = first_chunk_ns - attempt.started_ns
+        return waited_ns / NANOSECONDS_PER_SECOND if waited_ns >= 0 else None
 
     def begin_attempt(
         self, details: Mapping[str, Any], call_id: object, route: object = None, known: Call | None = None

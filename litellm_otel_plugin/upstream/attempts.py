@@ -35,6 +35,7 @@ from litellm_otel_plugin.upstream.calls import (
     notes_streams,
     reached_a_provider,
     route_of,
+    with_its_own_times,
 )
 
 if TYPE_CHECKING:
@@ -137,6 +138,8 @@ class AttemptSpans:
             if kwargs.get(PAYLOAD_KEY) is None:  # LiteLLM then ends the span as it is
                 with contained("numbering an attempt"):
                     _stamp(getattr(attempt.span, "span", None), attempt)
+            with contained("telling an attempt's times from another's"):
+                kwargs = with_its_own_times(kwargs, attempt.noted, end_time)
             with _holding(attempt):
                 return self._close(kwargs, start_time, end_time)
         finally:

@@ -120,6 +120,18 @@ def test_where_the_time_went_adds_up(attempts: list[tuple[int, int]]) -> None:
         assert record.handoffs.attempts("a") == len(attempts)
 
 
+def test_the_first_piece_that_was_sent_on_can_be_an_earlier_attempts() -> None:
+    record, details = _record(), dict[str, Any]()
+    record.sends_events = True
+    first = record.begin_attempt(details, "a", HERE)
+    record.first_byte_ms = record.handoffs.elapsed_ms()
+    second = record.begin_attempt(details, "a", THERE)
+    assert first is not None
+    assert second is not None
+    assert 0 < (record.seconds_to_first_chunk(first) or 0) < record.first_byte_ms / 1_000
+    assert record.seconds_to_first_chunk(second) is None
+
+
 def test_an_attempt_under_way_counts_until_now(clock: Clock) -> None:
     record = _record(clock=clock)
     clock.passes(5)
