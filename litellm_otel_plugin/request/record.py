@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from litellm_otel_plugin.request.attempts import NANOSECONDS_PER_SECOND
 from litellm_otel_plugin.request.errors import CANCELLED, CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.guardrails import Guardrails
 from litellm_otel_plugin.request.handoff import NANOSECONDS_PER_MILLISECOND, Handoffs
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from litellm_otel_plugin.request.attempts import Attempt, Call
     from litellm_otel_plugin.request.open_calls import OpenCalls
-
-NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 @dataclass(slots=True, eq=False)

@@ -193,6 +193,21 @@ def test_a_first_chunk_is_counted_from_the_hand_off_of_its_own_attempt(logger: L
     assert logger.each(FIRST_CHUNK) == [0.5]
 
 
+@pytest.mark.parametrize("rests", [False, True])
+def test_a_span_ends_when_the_provider_was_last_asked_for_more(logger: Logger, *, rests: bool) -> None:
+    """A guardrail that keeps a stream for itself keeps LiteLLM waiting too."""
+    call, details = Call(), Call().details()
+    logger.begin(details)
+    (attempt,) = logger.attempts.calls.of(details).open  # type: ignore[union-attr]
+    if rests:
+        attempt.rest()
+        attempt.rests_since = _after(0.5).timestamp()
+    logger.tell(details, call)
+    (client,) = logger.clients
+    assert client.end_time == int((_after(0.5) if rests else ENDED).timestamp() * 1e9)
+    assert attempt.ended_at == (_after(0.5) if rests else ENDED).timestamp()
+
+
 # --- streams that nobody reads to their end ---------------------------------------------------------------------------
 
 
