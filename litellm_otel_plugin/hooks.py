@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from litellm_otel_plugin.delivery import Delivery, DeliveryStats
-    from litellm_otel_plugin.request.attempts import Stopwatch
+    from litellm_otel_plugin.request.attempts import Stretch
     from litellm_otel_plugin.request.open_calls import OpenCalls
     from litellm_otel_plugin.upstream.attempts import AttemptSpans
 
@@ -155,7 +155,7 @@ def _sending(method: str, doors: tuple[str, ...]) -> Iterator[None]:
             sending.stop()
 
 
-def _sent_unannounced(method: str, doors: tuple[str, ...]) -> Stopwatch | None:
+def _sent_unannounced(method: str, doors: tuple[str, ...]) -> Stretch | None:
     record = current_record()
     if record is None:
         return None

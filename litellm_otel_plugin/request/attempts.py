@@ -21,6 +21,8 @@ OF_AN_ATTEMPT = (ATTEMPT, ATTEMPT_REASON, FIRST_CHUNK)
 # Why there was one more attempt.
 RETRY, FALLBACK, PARALLEL = "retry", "fallback", "parallel"
 
+NANOSECONDS_PER_SECOND = 1_000_000_000
+
 # How an attempt ended that raised nothing which we were told of, and whose task was not cancelled.
 SUPERSEDED = "superseded"
 
@@ -30,28 +32,51 @@ current_attempt: ContextVar[Attempt | None] = ContextVar("litellm_otel_plugin_at
 
 
 @dataclass(slots=True, eq=False)
+class Stretch:
+    """One of the things that a stopwatch counts."""
+
+    watch: Stopwatch
+    since_ns: int
+
+    def stop(self, at: float | None = None) -> None:
+        """It is over, or was at a past instant of the wall clock."""
+        self.watch.stop(self, at)
+
+
+@dataclass(slots=True, eq=False)
 class Stopwatch:
     """For how long at least one of several things that overlap was going on."""
 
     _elapsed_ns: int = 0
-    _since_ns: int = 0
-    _going_on: int = 0
+    _going_on: list[Stretch] = field(default_factory=list)
+    # From when to when, of what is over: kept while something goes on, for an end can be told of late.
+    _over: list[tuple[int, int]] = field(default_factory=list)
 
-    def start(self) -> None:
+    def start(self) -> Stretch:
         """One more begins."""
-        if self._going_on == 0:
-            self._since_ns = time.perf_counter_ns()
-        self._going_on += 1
+        stretch = Stretch(self, time.perf_counter_ns())
+        self._going_on.append(stretch)
+        return stretch
 
-    def stop(self) -> None:
-        """One of them is over."""
-        self._going_on -= 1
-        if self._going_on == 0:
-            self._elapsed_ns += time.perf_counter_ns() - self._since_ns
+    def stop(self, stretch: Stretch, at: float | None = None) -> None:
+        """One of them is over, or was at a past instant of the wall clock."""
+        ended_ns = now_ns = time.perf_counter_ns()
+        if at is not None:
+            ago_ns = int((time.time() - at) * NANOSECONDS_PER_SECOND)
+            ended_ns = min(max(now_ns - ago_ns, stretch.since_ns), now_ns)  # wall clocks step
+        self._going_on.remove(stretch)
+        if not self._going_on and not self._over:  # a guarded stream stops it for each piece
+            self._elapsed_ns += ended_ns - stretch.since_ns
+            return
+        self._over.append((stretch.since_ns, ended_ns))
+        if not self._going_on:
+            self._elapsed_ns += _covered(self._over)
+            self._over.clear()
 
     def elapsed_ns(self) -> int:
         """Until now."""
-        return self._elapsed_ns + (time.perf_counter_ns() - self._since_ns if self._going_on else 0)
+        now_ns = time.perf_counter_ns()
+        return self._elapsed_ns + _covered([*self._over, *((each.since_ns, now_ns) for each in self._going_on)])
 
 
 @dataclass(slots=True, eq=False)
@@ -68,6 +93,9 @@ class Attempt:
     # Where it was made: what ends its span later finds the request there.
     context: Context = field(default_factory=copy_context)
     ended_at: float | None = None
+    # While the provider is busy with it; and since when it is not, where nobody asks it for more of its stream.
+    busy: Stretch | None = None
+    rests_since: float | None = None
     # What ended it: an exception, or a name where none was seen.
     failure: BaseException | str | None = None
     # What the provider answered, where that was not a stream: LiteLLM tells of no answer that a guardrail then refused.
@@ -82,13 +110,33 @@ class Attempt:
     span: Any = None
 
     def end(self, failure: BaseException | str | None = None, at: float | None = None) -> None:
-        """It is over; the first word on that counts."""
+        """It is over, or was at a past instant; the first word on that counts."""
         if self.ended_at is None:
-            self.ended_at = at or time.time()
+            self.ended_at = self.over_by(at or time.time())
             self.failure = failure
-            self.call.provider.stop()
+            busy, self.busy = self.busy, None
+            if busy is not None:
+                busy.stop(at)
             if self.task is not None:  # one that lives for long, as a session's, would keep all that it made
                 self.task.remove_done_callback(self.task_is_done)
+
+    def over_by(self, at: float) -> float:
+        """When it was over, for those who learnt of that by ``at``."""
+        return at if self.rests_since is None else min(at, self.rests_since)
+
+    def rest(self) -> bool:
+        """Nobody asks the provider for more at the moment; whether somebody did until now."""
+        busy, self.busy = self.busy, None
+        if busy is None:
+            return False
+        busy.stop()
+        self.rests_since = time.time()
+        return True
+
+    def go_on(self) -> None:
+        """The provider is asked for more."""
+        if self.busy is None and self.ended_at is None:
+            self.busy, self.rests_since = self.call.provider.start(), None
 
     def forget(self) -> None:
         """Let go of what is not ours: a task that outlives the request still sees the attempt."""
@@ -147,7 +195,7 @@ class Call:
         self._route = route
         self.open.append(attempt)
         current_attempt.set(attempt)
-        self.provider.start()
+        attempt.go_on()
         if task is not None:
             task.add_done_callback(attempt.task_is_done)
         return attempt
@@ -178,6 +226,16 @@ class Call:
         if beside:
             return PARALLEL
         return RETRY if route == self._route else FALLBACK
+
+
+def _covered(intervals: list[tuple[int, int]]) -> int:
+    """How much of the time lies in at least one of them."""
+    covered = until = 0
+    for start, end in sorted(intervals):
+        if end > until:
+            covered += end - max(start, until)
+            until = end
+    return covered
 
 
 def _current_task() -> asyncio.Task[Any] | None:

@@ -127,6 +127,8 @@ class Guardrails:
     """What a request has to remember of its guardrails."""
 
     blocked: bool = False
+    # Of the streams that guardrails are handed, each made of the next, the one that comes from the provider.
+    innermost_stream: object = None
     # By id, so that none of them is kept alive; with the type, for an id is given again.
     _withheld: dict[int, type] = field(default_factory=dict)
     _texts: set[str] = field(default_factory=set)
@@ -147,6 +149,7 @@ class Guardrails:
 
     def finish(self) -> None:
         """The response is complete, and so is what was held open."""
+        self.innermost_stream = None
         while self._open:
             _, (run, finish) = self._open.popitem()
             if not run.over:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from typing import Any
 
-    from litellm_otel_plugin.request.attempts import Attempt
+    from litellm_otel_plugin.request.attempts import Attempt, Stretch
 
 NANOSECONDS_PER_MILLISECOND = 1_000_000
 MILLISECONDS_PER_SECOND = 1_000
@@ -88,15 +88,14 @@ class Handoffs:
         """All calls of the request, its own and those of its guardrails."""
         return list(self._calls.values())
 
-    def sent_unannounced(self, *, is_attempt: bool) -> Stopwatch | None:
+    def sent_unannounced(self, *, is_attempt: bool) -> Stretch | None:
         """A provider's client sends something that LiteLLM did not announce as a call; to be stopped at its answer."""
         if self._calls:
             return None  # a call of a guardrail's, announced before it was sent
         self._sends += is_attempt
         if self._sent_ns is None:
             self._sent_ns = time.perf_counter_ns()
-        self._sending.start()
-        return self._sending
+        return self._sending.start()
 
     def attempts(self, answered_call_id: str | None) -> int:
         """How often the request's own call was handed to a provider."""
@@ -131,6 +130,11 @@ class Handoffs:
         for call in self._own_calls(answered_call_id):
             for attempt in call.open:
                 attempt.end()
+
+    def under_way(self, answered_call_id: str | None) -> list[Attempt]:
+        """The attempts at the request's own call that are not over."""
+        calls = self._own_calls(answered_call_id)
+        return [attempt for call in calls for attempt in call.open if attempt.ended_at is None]
 
     def are_of(self, details: object) -> bool:
         """Whether a call that LiteLLM tells its loggers of is one that was noted here as the request's own."""

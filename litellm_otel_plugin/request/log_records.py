@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace
 
 from litellm_otel_plugin.guard import contained
-from litellm_otel_plugin.request.record import NANOSECONDS_PER_SECOND, record_of_context
+from litellm_otel_plugin.request.attempts import NANOSECONDS_PER_SECOND
+from litellm_otel_plugin.request.record import record_of_context
 
 if TYPE_CHECKING:
     import logging

@@ -88,10 +88,10 @@ class OpenCalls:
         with self._lock:
             return next((each for each in self._calls.values() if each.details.get("litellm_params") is params), None)
 
-    def closed(self, attempt: Attempt) -> None:
-        """The span of an attempt has been made."""
+    def closed(self, attempt: Attempt, at: float | None = None) -> None:
+        """The span of an attempt has been made, which is over now or was at a past instant."""
         call = attempt.call
-        attempt.end()
+        attempt.end(at=at)
         with self._lock:
             if attempt in call.open:
                 call.open.remove(attempt)

@@ -6,6 +6,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from litellm_otel_plugin.request.attempts import NANOSECONDS_PER_SECOND
 from litellm_otel_plugin.request.errors import CANCELLED, CLIENT_DISCONNECTED
 from litellm_otel_plugin.request.guardrails import Guardrails
 from litellm_otel_plugin.request.handoff import NANOSECONDS_PER_MILLISECOND, Handoffs
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
     from litellm_otel_plugin.request.attempts import Attempt, Call
     from litellm_otel_plugin.request.open_calls import OpenCalls
-
-NANOSECONDS_PER_SECOND = 1_000_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -76,11 +75,12 @@ class RequestRecord:
             self.exception = exception
 
     def seconds_to_first_chunk(self, attempt: Attempt) -> float | None:
-        """From a hand-off to the first piece of a stream that was sent on to the client."""
+        """From a hand-off to the first piece of a stream that was sent on, unless that was an earlier attempt's."""
         if not self.sends_events or self.first_byte_ms is None:
             return None
         first_chunk_ns = self.handoffs.received_ns + self.first_byte_ms * NANOSECONDS_PER_MILLISECOND
-        return max(0.0, first_chunk_ns - attempt.started_ns) / NANOSECONDS_PER_SECOND
+        waited_ns = first_chunk_ns - attempt.started_ns
+        return waited_ns / NANOSECONDS_PER_SECOND if waited_ns >= 0 else None
 
     def begin_attempt(
         self, details: Mapping[str, Any], call_id: object, route: object = None, known: Call | None = None

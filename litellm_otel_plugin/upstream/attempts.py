@@ -35,6 +35,7 @@ from litellm_otel_plugin.upstream.calls import (
     notes_streams,
     reached_a_provider,
     route_of,
+    with_its_own_times,
 )
 
 if TYPE_CHECKING:
@@ -133,14 +134,19 @@ class AttemptSpans:
                 self._close_untold(other)
 
     def _close_with(self, attempt: Attempt, kwargs: Mapping[str, Any], start_time: Any, end_time: Any) -> Any:
+        told_at = end_time.timestamp() if isinstance(end_time, datetime) else end_time
         try:
             if kwargs.get(PAYLOAD_KEY) is None:  # LiteLLM then ends the span as it is
                 with contained("numbering an attempt"):
                     _stamp(getattr(attempt.span, "span", None), attempt)
+            with contained("telling an attempt's times from another's"):
+                kwargs = with_its_own_times(kwargs, attempt.noted, end_time)
+            if attempt.rests_since is not None and told_at is not None:
+                end_time = attempt.over_by(told_at)
             with _holding(attempt):
                 return self._close(kwargs, start_time, end_time)
         finally:
-            self.calls.closed(attempt)
+            self.calls.closed(attempt, told_at)
 
     def _finish_untold(self, attempt: Attempt) -> None:
         """Nobody will tell how this one ended: it ends with what is known, where it was to be told of at all."""

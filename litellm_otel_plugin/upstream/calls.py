@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 CALL_ID_KEY = "litellm_call_id"
 
 
-NOTES_OF_AN_ATTEMPT = ("model", "custom_llm_provider", "optional_params", "additional_args")
+HANDOFF_KEY, FIRST_CHUNK_KEY = "api_call_start_time", "completion_start_time"
+NOTES_OF_AN_ATTEMPT = ("model", "custom_llm_provider", "optional_params", "additional_args", HANDOFF_KEY)
 METADATA_KEYS = ("metadata", "litellm_metadata")
 ROUTE_KEYS = ("model_group", "attempted_fallbacks")
 
@@ -55,7 +56,7 @@ def reached_no_provider(model_call_details: Mapping[str, Any]) -> bool:
 
 def reached_a_provider(model_call_details: Mapping[str, Any]) -> bool:
     """Whether this call has been handed to a provider."""
-    return model_call_details.get("api_call_start_time") is not None
+    return model_call_details.get(HANDOFF_KEY) is not None
 
 
 class OwnCall:
@@ -111,6 +112,18 @@ def noted_at_handoff(details: Mapping[str, Any]) -> dict[str, Any]:
         if params.get(name):
             params[name] = dict(params[name])
     return {**{name: details.get(name) for name in NOTES_OF_AN_ATTEMPT}, "litellm_params": params}
+
+
+def with_its_own_times(details: Mapping[str, Any], noted: Mapping[str, Any], ended: object) -> Mapping[str, Any]:
+    """The details with the hand-off of the attempt that ``noted`` is of, and no first chunk that is another's.
+
+    LiteLLM keeps the first chunk that any attempt of a call had.
+    """
+    handed_off, first_chunk = noted.get(HANDOFF_KEY), details.get(FIRST_CHUNK_KEY)
+    if not isinstance(handed_off, datetime) or not isinstance(first_chunk, datetime):
+        return details
+    is_own = handed_off <= first_chunk and (not isinstance(ended, datetime) or first_chunk <= ended)
+    return {**details, HANDOFF_KEY: handed_off, FIRST_CHUNK_KEY: first_chunk if is_own else None}
 
 
 def noted_in_request(request_data: Mapping[str, Any], noted: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,14 +25,18 @@ from litellm_otel_plugin.upstream.loggers import v2_loggers
 from litellm_otel_plugin.upstream.wording import captures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from typing_extensions import Self
+
+    from litellm_otel_plugin.request.attempts import Attempt
 
 PRE_CALL_HOOK = "async_pre_call_hook"
 CHUNK_HOOK = "async_post_call_streaming_hook"
 STREAM_HOOK = "async_post_call_streaming_iterator_hook"
 APPLY = "apply_guardrail"
+# The argument of a stream's hook that the stream is.
+SOURCE = "response"
 # A guardrail's hooks, and where in the request each of them is. The last one can be anywhere.
 HOOKS: Mapping[str, str | None] = {
     PRE_CALL_HOOK: "pre_call",
@@ -145,9 +149,14 @@ class GuardrailWatch:
             for name in HOOKS if each.__module__ not in _BASES else ():
                 hook = vars(each).get(name)
                 if inspect.isfunction(hook) and _WATCHED not in vars(hook):
-                    watched = self._watched_stream(hook) if name == STREAM_HOOK else self._watched_call(name, hook)
+                    watched = self._watched(name, hook)
                     vars(watched)[_WATCHED] = True
                     setattr(each, name, watched)
+
+    def _watched(self, name: str, hook: Callable[..., Any]) -> Any:
+        if name == STREAM_HOOK:
+            return self._watched_stream(hook)
+        return self._watched_call(name, _between_pieces(hook) if name == CHUNK_HOOK else hook)
 
     def _watched_call(self, name: str, hook: Callable[..., Any]) -> Any:
         @functools.wraps(hook)
@@ -161,7 +170,10 @@ class GuardrailWatch:
     def _watched_stream(self, hook: Callable[..., Any]) -> Any:
         @functools.wraps(hook)
         def watched(callback: Any, *args: Any, **kwargs: Any) -> Any:
-            return _Stream(_Step(self, callback, STREAM_HOOK, kwargs), hook(callback, *args, **kwargs))
+            step = _Step(self, callback, STREAM_HOOK, kwargs)
+            if SOURCE in kwargs:
+                kwargs[SOURCE] = _Source(kwargs[SOURCE])
+            return _Stream(step, hook(callback, *args, **kwargs))
 
         return watched
 
@@ -185,7 +197,7 @@ class _Step:
     def __init__(self, watch: GuardrailWatch, callback: Any, hook: str, arguments: Mapping[str, Any]) -> None:
         self._watch = watch
         self._hook = hook
-        self._source = arguments.get("response")
+        self._source = arguments.get(SOURCE)
         self._run: Run | None = None
         self._token: Any = None
         self.answer: Any = None
@@ -252,6 +264,62 @@ class _Step:
         raised = error if error is not None else self.answer if self._rejects() else None
         if record is not None and isinstance(raised, str | Exception) and not text_may_be_shown():
             record.guardrails.withhold(raised)
+
+
+class _Source:
+    """The stream that a guardrail is handed: the provider is busy while the guardrail waits for the next piece."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self._pieces: Any = None
+        self._resting: list[Attempt] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Any:
+        if self._pieces is None:
+            self._begin()
+        _go_on(self._resting)
+        try:
+            return await anext(self._pieces)
+        finally:
+            self._resting = _rest(self)
+
+    def _begin(self) -> None:
+        self._pieces = aiter(self._stream)
+        record = current_record()
+        if record is not None:  # one that is made of another is asked before that one is
+            record.guardrails.innermost_stream = self
+
+
+def _between_pieces(hook: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(hook)
+    async def judge_piece(*args: Any, **kwargs: Any) -> Any:
+        resting = _rest()
+        answer = await hook(*args, **kwargs)
+        _go_on(resting)
+        return answer
+
+    return judge_piece
+
+
+def _rest(stream: _Source | None = None) -> list[Attempt]:
+    """Nobody waits for the provider, unless the stream is not its own; which attempts it was busy with until now."""
+    with contained("noting that nobody waits for a provider"):
+        record = current_record()
+        if record is not None and (stream is None or record.guardrails.innermost_stream is stream):
+            return [each for each in record.handoffs.under_way(record.call_id) if each.rest()]
+    return []
+
+
+def _go_on(attempts: Iterable[Attempt]) -> None:
+    with contained("noting that a provider is asked for more"):
+        for attempt in attempts:
+            attempt.go_on()
 
 
 class _Stream:

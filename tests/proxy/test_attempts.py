@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from litellm_otel_plugin.request.attempts import FIRST_CHUNK
 from tests.support.attempts import (
     CALLERS_SPAN,
     CHAT,
@@ -176,6 +177,20 @@ def test_a_stream_that_breaks_before_its_first_chunk_falls_back(gateway: Gateway
     assert failed.attributes["error.type"] not in ("superseded", "cancelled")
     assert answered.attributes["gen_ai.usage.output_tokens"] > 0
     assert all(client.attributes.get("gen_ai.response.time_to_first_chunk", 0.0) >= 0 for client in request.clients)
+
+
+@pytest.mark.whole_request
+def test_the_attempt_after_a_broken_stream_has_no_first_chunk_of_that_one(gateway: Gateway) -> None:
+    """LiteLLM keeps the first that came, before this one was made."""
+    story = Story()
+    gateway.provider.tell(story.name, Reply(error_after_chunks=3, chunk_delay=0.1), Reply(chunk_delay=0.1))
+    response = _ask(gateway, story, RESPONSES, model="falls", stream=True)
+    assert response.status_code == 200, response.text
+    request = attempted(gateway, story.trace_id, 2)
+    assert request.statuses == ["ERROR", "UNSET"]
+    first, second = request.each(FIRST_CHUNK)
+    assert 0 < first < (request.clients[0].end_ns - request.clients[0].start_ns) / 1e9
+    assert second is None or 0 < second < (request.clients[1].end_ns - request.clients[1].start_ns) / 1e9
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -40,6 +40,7 @@ THROUGH = [
     if (make, mode) != ("Applied", "post_call")
 ]
 PIPED = (name_of("Applied", "pre_call", "nothing"), name_of("Undecorated", "pre_call", "own"))
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
 IN_FLIGHT = 100
 AT_ONCE = 25
 
@@ -263,6 +264,47 @@ def test_a_provider_that_breaks_a_stream_is_no_block(gateway: Gateway) -> None:
     assert (span.status, span.attributes["litellm.guardrail.action"]) == ("UNSET", "allow")
     (server,) = [each for each in spans if each.kind == "SERVER"]
     assert server.status == "ERROR"
+
+
+THOUGHT_ABOUT = [
+    (make, door, model)
+    for make in ("Buffering", "Pondering")
+    for door, model in ((CHAT, "mock"), (CHAT, "claude"), (MESSAGES, "mock"), (MESSAGES, "claude"), (RESPONSES, "mock"))
+] + [("PonderingOnChunks", CHAT, "mock")]
+
+
+@pytest.fixture(scope="module")
+def thought_about(gateway: Gateway) -> dict[tuple[str, str, str], list[ReceivedSpan]]:
+    """Streams that a guardrail thinks about; another that does not think is on them too."""
+    passing = name_of("OnStream", "post_call", "nothing")
+    requests = [
+        _guarded(door, name_of(make, "post_call", "nothing"), passing, model=model, max_tokens=9, stream=True)
+        for make, door, model in THOUGHT_ABOUT
+    ]
+    for path, body in requests:  # what LiteLLM loads on a first request would be in the durations
+        asyncio.run(_send_all(gateway, [(path, {**body, "guardrails": [passing]})]))
+    responses = asyncio.run(_send_all(gateway, requests))
+    for response in responses:
+        gateway.trace_of(response, kinds=("SERVER", "CLIENT"))
+    return {
+        case: _trace(gateway, response, guardrails=2) for case, response in zip(THOUGHT_ABOUT, responses, strict=True)
+    }
+
+
+@pytest.mark.parametrize(("make", "door", "model"), THOUGHT_ABOUT)
+def test_what_a_guardrail_takes_of_a_stream_is_no_providers_time(
+    thought_about: dict[tuple[str, str, str], list[ReceivedSpan]], make: str, door: str, model: str
+) -> None:
+    spans = thought_about[make, door, model]
+    (server,) = [span for span in spans if span.kind == "SERVER"]
+    (client,) = [span for span in spans if span.kind == "CLIENT"]
+    thought = max(span.attributes["litellm.guardrail.duration"] for span in _guardrail_spans(spans)) * 1_000
+    assert server.attributes["litellm.provider.duration_ms"] < thought / 2
+    assert server.attributes["litellm.overhead.duration_ms"] > thought / 2
+    assert client.attributes[OUTPUT_TOKENS] > 0
+    lasted = (client.end_ns - client.start_ns) / 1_000_000
+    if make == "Buffering":  # the span ends with the provider's last piece, which was there before the thought
+        assert lasted < thought / 2
 
 
 def test_a_client_that_leaves_a_stream(gateway: Gateway) -> None:

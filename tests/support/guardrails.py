@@ -27,6 +27,9 @@ RAISED = {
 MAKES = ("Undecorated", "Decorated", "Applied")
 STREAMED = ("OnStream", "OnChunks", "Applied", "Undecorated")
 SECONDS = 0.01
+# Far longer than anything else in a request takes.
+SECONDS_OF_THOUGHT = 3.0
+THINKING = ("Buffering", "Pondering", "PonderingOnChunks")
 
 
 class ForbiddenTopicError(Exception):
@@ -120,6 +123,41 @@ class OnStream(_Guardrail):
             await self.judge()
 
 
+class Buffering(_Guardrail):
+    """Keeps a stream for itself until it has thought about the whole of it."""
+
+    async def async_post_call_streaming_iterator_hook(
+        self, user_api_key_dict: Any, response: Any, request_data: Any
+    ) -> AsyncIterator[Any]:
+        kept = [piece async for piece in response]
+        await asyncio.sleep(SECONDS_OF_THOUGHT)
+        for piece in kept:
+            yield piece
+
+
+class Pondering(_Guardrail):
+    """Thinks in the middle of a stream."""
+
+    async def async_post_call_streaming_iterator_hook(
+        self, user_api_key_dict: Any, response: Any, request_data: Any
+    ) -> AsyncIterator[Any]:
+        yield await anext(response)
+        await asyncio.sleep(SECONDS_OF_THOUGHT)
+        async for piece in response:
+            yield piece
+
+
+class PonderingOnChunks(_Guardrail):
+    """Thinks about one of the pieces that it is shown."""
+
+    async def async_post_call_streaming_hook(self, user_api_key_dict: Any, response: str) -> None:
+        if "answer" in response and self.has_not_thought:
+            self.has_not_thought = False
+            await asyncio.sleep(SECONDS_OF_THOUGHT)
+
+    has_not_thought = True
+
+
 class OnChunks(_Guardrail):
     async def async_post_call_streaming_hook(self, user_api_key_dict: Any, response: str) -> Any:
         if "answer" in response:
@@ -145,6 +183,7 @@ def guardrails() -> list[dict[str, Any]]:
     """The `guardrails` section of a config.yaml with one of each."""
     kinds = [(make, mode, raises) for make in MAKES for mode in MODES for raises in RAISED]
     kinds += [(make, "post_call", raises) for make in ("OnStream", "OnChunks") for raises in RAISED]
+    kinds += [(make, "post_call", "nothing") for make in THINKING]
     kinds += [(make, "pre_call", "text") for make in ("Undecorated", "Decorated")]
     kinds += [("Undecorated", "pre_call+post_call", "nothing")]
     kinds += [("SelfReporting", "pre_call", raises) for raises in ("nothing", "http")]

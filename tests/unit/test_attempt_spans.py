@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextvars import Context
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -157,6 +158,54 @@ async def test_failed_requests_leave_nothing_behind(logger: Logger, monkeypatch:
     fail(5_000)  # LiteLLM remembers the ids of as many calls as it holds against being told twice
     assert kept_each_time(fail, 5_000) < NOTHING
     assert len(logger.attempts.calls) == 0
+
+
+# --- whose times ------------------------------------------------------------------------------------------------------
+
+FIRST_CHUNK = "gen_ai.response.time_to_first_chunk"
+
+
+def _after(seconds: float) -> datetime:
+    return STARTED + timedelta(seconds=seconds)
+
+
+def _streamed(**times: datetime) -> dict[str, Any]:
+    return {**Call().details(), "optional_params": {"stream": True}, **times}
+
+
+@pytest.mark.parametrize(("came", "waited"), [(-0.1, None), (0.0, 0.0), (0.5, 0.5), (2.0, 2.0), (2.5, None)])
+def test_the_first_chunk_of_another_attempt_is_not_told(logger: Logger, came: float, waited: float | None) -> None:
+    """LiteLLM keeps the first that came."""
+    details = _streamed(api_call_start_time=STARTED, completion_start_time=_after(came))
+    logger.begin(details)
+    details["standard_logging_object"] = Call().closed()["standard_logging_object"]
+    logger.logger._close_llm_call(details, STARTED, _after(2))
+    assert logger.each(FIRST_CHUNK) == [waited]
+    assert details["completion_start_time"] == _after(came)
+
+
+def test_a_first_chunk_is_counted_from_the_hand_off_of_its_own_attempt(logger: Logger) -> None:
+    details = _streamed(api_call_start_time=STARTED, completion_start_time=_after(0.5))
+    logger.begin(details)
+    details["api_call_start_time"] = _after(1)  # the next one's
+    details["standard_logging_object"] = Call().closed()["standard_logging_object"]
+    logger.logger._close_llm_call(details, STARTED, _after(1))
+    assert logger.each(FIRST_CHUNK) == [0.5]
+
+
+@pytest.mark.parametrize("rests", [False, True])
+def test_a_span_ends_when_the_provider_was_last_asked_for_more(logger: Logger, *, rests: bool) -> None:
+    """A guardrail that keeps a stream for itself keeps LiteLLM waiting too."""
+    call, details = Call(), Call().details()
+    logger.begin(details)
+    (attempt,) = logger.attempts.calls.of(details).open  # type: ignore[union-attr]
+    if rests:
+        attempt.rest()
+        attempt.rests_since = _after(0.5).timestamp()
+    logger.tell(details, call)
+    (client,) = logger.clients
+    assert client.end_time == int((_after(0.5) if rests else ENDED).timestamp() * 1e9)
+    assert attempt.ended_at == (_after(0.5) if rests else ENDED).timestamp()
 
 
 # --- streams that nobody reads to their end ---------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
-from collections import Counter
 from typing import Any
 
 import httpx
@@ -24,6 +23,7 @@ from litellm_otel_plugin.request.attempts import (
     Attempt,
     Call,
     Stopwatch,
+    Stretch,
 )
 from litellm_otel_plugin.request.errors import CANCELLED
 from litellm_otel_plugin.request.handoff import MOST_CALLS, Handoffs
@@ -79,45 +79,107 @@ class Finished:
 # --- how long ---------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=12))
-def test_a_stopwatch_counts_what_overlaps_once(intervals: list[tuple[int, int]]) -> None:
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500), st.integers(0, 300)), max_size=12))
+def test_a_stopwatch_counts_what_overlaps_once(intervals: list[tuple[int, int, int]]) -> None:
+    """Of some it is told a while after they were over."""
     clock, watch = Clock(), Stopwatch()
     with pytest.MonkeyPatch.context() as patch:
         clock.rules(patch)
-        starts = Counter(start for start, _ in intervals)
-        ends = Counter(start + length for start, length in intervals)
-        for clock.now_ms in range(1_001):
-            for _ in range(starts[clock.now_ms]):
-                watch.start()
-            for _ in range(ends[clock.now_ms]):
-                watch.stop()
-        covered = {instant for start, length in intervals for instant in range(start, start + length)}
-        assert watch.elapsed_ns() == len(covered) * 1_000_000
+        going_on: dict[int, Stretch] = {}
+        for clock.now_ms in range(1_301):
+            for n, (start, length, late) in enumerate(intervals):
+                if start == clock.now_ms:
+                    going_on[n] = watch.start()
+                if start + length + late == clock.now_ms:
+                    going_on.pop(n).stop(clock.time() - late / 1_000 if late else None)
+        covered = {instant for start, length, _ in intervals for instant in range(start, start + length)}
+        assert watch.elapsed_ns() / 1_000_000 == pytest.approx(len(covered), abs=0.01)
+        assert not watch._over
 
 
-@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 9_000)), min_size=1, max_size=8))
-def test_where_the_time_went_adds_up(attempts: list[tuple[int, int]]) -> None:
-    """Each attempt comes after a pause: preprocessing before the first, the router's backoff before the others."""
+def test_an_end_outside_of_a_stretch_is_a_wrong_clocks(clock: Clock) -> None:
+    watch = Stopwatch()
+    stretch = watch.start()
+    clock.passes(10)
+    stretch.stop(clock.time() - 3_600)
+    assert watch.elapsed_ns() == 0
+    stretch = watch.start()
+    clock.passes(10)
+    stretch.stop(clock.time() + 3_600)
+    assert watch.elapsed_ns() == 10_000_000
+
+
+@given(st.lists(st.tuples(st.integers(0, 90), st.integers(0, 9_000), st.integers(0, 50)), min_size=1, max_size=8))
+def test_where_the_time_went_adds_up(attempts: list[tuple[int, int, int]]) -> None:
+    """Each attempt comes after a pause: preprocessing before the first, the router's backoff before the others.
+
+    LiteLLM tells of its end a while later.
+    """
     clock = Clock()
     with pytest.MonkeyPatch.context() as patch:
         clock.rules(patch)
         record = _record(clock=clock)
         details: dict[str, Any] = {}
-        for pause, busy in attempts:
+        for pause, busy, late in attempts:
             clock.passes(pause)
             attempt = record.begin_attempt(details, "a")
             assert attempt is not None
             clock.passes(busy)
-            attempt.end(ProviderBusyError())
+            ended_at = clock.time()
+            clock.passes(late)
+            attempt.end(ProviderBusyError(), ended_at)
+            assert attempt.ended_at == ended_at
         clock.passes(7)
-        total = sum(pause + busy for pause, busy in attempts) + 7
-        assert durations(record) == {
+        total = sum(map(sum, attempts)) + 7
+        provider = sum(busy for _, busy, _ in attempts)
+        went = durations(record)
+        assert went == {
             "litellm.preprocessing.duration_ms": attempts[0][0],
-            "litellm.provider.duration_ms": sum(busy for _, busy in attempts),
-            "litellm.overhead.duration_ms": sum(pause for pause, _ in attempts) + 7,
+            "litellm.provider.duration_ms": pytest.approx(provider, abs=0.01),
+            "litellm.overhead.duration_ms": pytest.approx(total - provider, abs=0.01),
         }
+        assert went["litellm.provider.duration_ms"] + went["litellm.overhead.duration_ms"] == pytest.approx(total)
         assert record.handoffs.elapsed_ms() == total
         assert record.handoffs.attempts("a") == len(attempts)
+
+
+@given(st.lists(st.tuples(st.integers(0, 500), st.integers(0, 500)), max_size=8), st.integers(0, 500))
+def test_while_nobody_asks_a_provider_for_more_it_is_not_busy(pieces: list[tuple[int, int]], last: int) -> None:
+    """Each piece comes after a while, and is then looked at for a while; the last is when the provider was done."""
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        clock.rules(patch)
+        record = _record(clock=clock)
+        attempt = record.begin_attempt({}, "a")
+        assert attempt is not None
+        assert record.handoffs.under_way("a") == [attempt]
+        for busy, looked_at in [*pieces, (10, last)]:
+            attempt.go_on()
+            clock.passes(busy)
+            done_at = clock.time()
+            assert (attempt.rest(), attempt.rest()) == (True, False)
+            clock.passes(looked_at)
+        attempt.end()
+        attempt.go_on()
+        assert (attempt.ended_at, attempt.rest()) == (done_at, False)
+        assert record.handoffs.under_way("a") == []
+        assert durations(record) == {
+            "litellm.preprocessing.duration_ms": 0,
+            "litellm.provider.duration_ms": sum(busy for busy, _ in pieces) + 10,
+            "litellm.overhead.duration_ms": sum(looked_at for _, looked_at in pieces) + last,
+        }
+
+
+def test_the_first_piece_that_was_sent_on_can_be_an_earlier_attempts() -> None:
+    record, details = _record(), dict[str, Any]()
+    record.sends_events = True
+    first = record.begin_attempt(details, "a", HERE)
+    record.first_byte_ms = record.handoffs.elapsed_ms()
+    second = record.begin_attempt(details, "a", THERE)
+    assert first is not None
+    assert second is not None
+    assert 0 < (record.seconds_to_first_chunk(first) or 0) < record.first_byte_ms / 1_000
+    assert record.seconds_to_first_chunk(second) is None
 
 
 def test_an_attempt_under_way_counts_until_now(clock: Clock) -> None:

@@ -12,8 +12,10 @@ import pytest
 
 from litellm_otel_plugin.guard import guard
 from litellm_otel_plugin.request.guardrails import Guardrails, Run, current_run, without_text
+from litellm_otel_plugin.request.handoff import Handoffs
 from litellm_otel_plugin.request.record import RequestRecord, open_record, record_of_context
-from litellm_otel_plugin.request.server_span import stamp_outcome
+from litellm_otel_plugin.request.server_span import durations, stamp_outcome
+from tests.support.clock import Clock
 from tests.support.spans import SpanMemory
 
 if TYPE_CHECKING:
@@ -453,3 +455,117 @@ def test_whose_callbacks_can_act_as_guardrails() -> None:
     assert _can_act_as_one(no_init(_OPTIONAL_PromptInjectionDetection))
     assert not _can_act_as_one(no_init(_PROXY_MaxParallelRequestsHandler_v3))
     assert not _can_act_as_one(OtelPlugin())
+
+
+# --- whose time it is -------------------------------------------------------------------------------------------------
+
+ASKED, JUDGED, KEPT = 10, 1_000, 30_000
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    clock.rules(monkeypatch)
+    return clock
+
+
+class Timed:
+    """A stream from a provider that takes its time for each of three pieces, and to say that there are no more."""
+
+    def __init__(self, clock: Clock, record: RequestRecord) -> None:
+        self._clock = clock
+        record.handoffs = Handoffs(clock.time(), clock.perf_counter_ns())
+        attempt = record.begin_attempt({}, "a")
+        assert attempt is not None
+        self.attempt, self._record = attempt, record
+
+    async def pieces(self) -> AsyncIterator[int]:
+        for piece in (1, 2, 3):
+            self._clock.passes(ASKED)
+            yield piece
+        self._clock.passes(ASKED)
+
+    @property
+    def went(self) -> tuple[float, float]:
+        """To the provider, and to all the rest."""
+        told = durations(self._record)
+        return told["litellm.provider.duration_ms"], told["litellm.overhead.duration_ms"]
+
+
+def _slow(clock: Clock, *, keeps: bool) -> Callable[..., AsyncIterator[int]]:
+    async def iterate(self: Any, response: Any) -> AsyncIterator[int]:
+        kept = []
+        async for piece in response:
+            clock.passes(JUDGED)
+            if keeps:
+                kept.append(piece)
+            else:
+                yield piece
+                clock.passes(JUDGED)
+        clock.passes(KEPT)
+        for piece in kept:
+            yield piece
+
+    return iterate
+
+
+@pytest.mark.parametrize(
+    ("kept_by", "judged"), [((True,), 3), ((False,), 6), ((True, False), 9), ((False, True), 9), ((False, False), 12)]
+)
+async def test_what_guardrails_take_of_a_stream_is_no_providers_time(
+    watch: GuardrailWatch, record: RequestRecord, clock: Clock, kept_by: tuple[bool, ...], judged: int
+) -> None:
+    timed = Timed(clock, record)
+    hook = "async_post_call_streaming_iterator_hook"
+    stream: Any = timed.pieces()
+    for n, keeps in enumerate(kept_by):
+        stream = _lazily(getattr(_guardrail(watch, f"g{n}", **{hook: _slow(clock, keeps=keeps)}), hook), stream)
+    assert [piece async for piece in stream] == [1, 2, 3]
+    assert timed.went == (4 * ASKED, judged * JUDGED + len(kept_by) * KEPT)
+    assert timed.attempt.over_by(clock.time()) < clock.time()
+
+
+async def _lazily(hook: Callable[..., AsyncIterator[int]], source: Any) -> AsyncIterator[int]:
+    """As LiteLLM calls it: when the first piece is asked for."""
+    async for piece in hook(response=_Boundary(source)):
+        yield piece
+
+
+async def test_what_guardrails_take_of_each_piece_is_no_providers_time(
+    watch: GuardrailWatch, record: RequestRecord, clock: Clock
+) -> None:
+    async def judge(self: Any, response: int) -> None:
+        clock.passes(JUDGED)
+        if response == 3:
+            raise ValueError(SECRET)
+
+    timed, guardrail = Timed(clock, record), _guardrail(watch, async_post_call_streaming_hook=judge)
+    pieces = timed.pieces()
+    for _ in range(2):
+        await guardrail.async_post_call_streaming_hook(response=await anext(pieces))
+    third = await anext(pieces)
+    with pytest.raises(ValueError, match=SECRET):
+        await guardrail.async_post_call_streaming_hook(response=third)
+    assert timed.went == (3 * ASKED, 3 * JUDGED)
+
+
+async def test_what_breaks_a_stream_passes_a_guardrail_untouched(
+    watch: GuardrailWatch, record: RequestRecord, clock: Clock
+) -> None:
+    broken = ConnectionError()
+
+    async def pieces() -> AsyncIterator[int]:
+        yield 1
+        clock.passes(ASKED)
+        raise broken
+
+    timed = Timed(clock, record)
+    guardrail = _guardrail(watch, async_post_call_streaming_iterator_hook=_filter())
+    stream = guardrail.async_post_call_streaming_iterator_hook(response=_Boundary(pieces()))
+    assert await anext(stream) == 1
+    with pytest.raises(ConnectionError) as raised:
+        await anext(stream)
+    assert raised.value is broken
+    clock.passes(KEPT)
+    assert timed.went == (ASKED, KEPT)
+    assert timed.attempt.ended_at is None  # what it ended with is for LiteLLM to tell
