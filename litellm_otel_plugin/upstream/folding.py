@@ -30,6 +30,7 @@ from litellm_otel_plugin.upstream.exporters import (
     processors_of,
     traces_endpoint,
 )
+from litellm_otel_plugin.upstream.identity import Identities
 from litellm_otel_plugin.upstream.loggers import (
     FOR_EVERY_REQUEST,
     LISTS_OF_A_LOGGER,
@@ -104,8 +105,9 @@ class Folding:
         self._one: Any = None
         self._folded: list[Any] = []
         self._quiet_kinds: dict[Any, Any] = {}
-        self._wordings = Wordings(backends.vocabularies, self._is_wanted)
-        self._routes = Routes(backends.vocabularies, lambda: tuple(self._folded), self._is_wanted)
+        self._identities = Identities(backends.vocabularies)
+        self._wordings = Wordings(backends.vocabularies, self._identities, self._is_wanted)
+        self._routes = Routes(backends.vocabularies, self._identities, lambda: tuple(self._folded), self._is_wanted)
 
     def install(self) -> None:
         """From now on, every logger that LiteLLM builds is folded the moment it exists."""
@@ -138,7 +140,10 @@ class Folding:
                 self._wordings.speak_plainly_through(one, self._routes.finish_copies)
                 one._tenant_tracers = self._routes  # noqa: SLF001
                 one.records = True  # LiteLLM takes loggers for the same one where all such attributes are equal
+                self._identities.follow(one)
+                self._learn_what_presets_promote()
                 one.tracer_provider.add_span_processor(self.backends.vocabularies)
+                one.tracer_provider.add_span_processor(self._identities)
                 one.tracer_provider.add_span_processor(EarlySpans(self._request))
                 self._one = one
             return self._one
@@ -248,6 +253,13 @@ class Folding:
             self._say(f"callback_settings.otel is left out: it cannot be read ({fields})")
             return OpenTelemetryV2Config(), {}
 
+    def _learn_what_presets_promote(self) -> None:
+        """They go by the environment alone: one that is built later is known to the spans that are open by then."""
+        from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415 - as above
+
+        with suppress(ValidationError):  # then no preset can be built either
+            self._identities.learn(OpenTelemetryV2Config())
+
     def _add_backend(self, member: Any, config: Any, spec: Any) -> None:
         if is_placeholder(spec):
             return
@@ -301,11 +313,14 @@ def _look_for_what_is_used() -> None:
     """Nothing is put in place where a part of it would be missing."""
     used = {
         seams.BUILD_LOGGER: (),
-        seams.V2_LOGGER: (),
+        seams.V2_LOGGER: ("seed_request_identity", "_seed_identity_baggage"),
         seams.EMITTER: ("finish_span",),
         seams.ROUTE_CACHE: ("route_for", "release", "_credential_headers", "_project_headers"),
         seams.SERVICE_NAME: (),
         seams.REQUEST_BACKENDS: (),
+        seams.PROMOTED: (),
+        seams.IDENTITY: ("from_user_api_key_auth",),
+        seams.ROOT: (),
         seams.SPAN_DATA: ("from_standard_logging_payload",),
         seams.LANGFUSE_ROOT: (),
         seams.PROVIDER: (),
