@@ -9,7 +9,6 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
 
 from litellm_otel_plugin.backends.accounts import account_of, innermost, processors_of_provider
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
 
     from opentelemetry.context import Context
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
+    from litellm_otel_plugin.backends.resources import OwnResource
     from litellm_otel_plugin.backends.vocabularies import Vocabularies, Vocabulary
 
 # Spans of one request that ended before it was known which backends its team asks for, or before LiteLLM built those:
@@ -77,7 +78,7 @@ class Backend(SpanProcessor):
         self,
         inner: SpanProcessor,
         site: Site,
-        overrides: dict[str, Any],
+        change: OwnResource | None,
         vocabularies: Vocabularies,
         request: Callable[[], AskingRequest | None],
     ) -> None:
@@ -86,20 +87,20 @@ class Backend(SpanProcessor):
         self._vocabularies = vocabularies
         self._request = request
         self._replaced: list[SpanProcessor] = []
-        self._deliver_by(inner, overrides)
+        self._deliver_by(inner, change)
 
-    def put_in_place(self, inner: SpanProcessor, overrides: dict[str, Any]) -> None:
+    def put_in_place(self, inner: SpanProcessor, change: OwnResource | None) -> None:
         """Deliver by this processor from now on; what the one before it holds is delivered by that."""
         if _sends_by_itself(self.inner):
             self._replaced.append(self.inner)
         else:
             shut_down_aside(self.inner)
-        self._deliver_by(inner, overrides)
+        self._deliver_by(inner, change)
 
-    def _deliver_by(self, inner: SpanProcessor, overrides: dict[str, Any]) -> None:
+    def _deliver_by(self, inner: SpanProcessor, change: OwnResource | None) -> None:
         self.inner = inner
-        # The delivery puts them on by itself, without a copy of each span.
-        self._overrides = {} if _sends_by_itself(inner) else overrides
+        # The delivery makes it by itself, without a copy of each span.
+        self._change = None if _sends_by_itself(inner) else change
         self._resource: tuple[Resource, Resource] | None = None
 
     @property
@@ -144,11 +145,11 @@ class Backend(SpanProcessor):
         return [member for member in self.members if member.name in asked] if asked else []
 
     def _with_resource(self, span: ReadableSpan) -> ReadableSpan:
-        if not self._overrides:
+        if self._change is None:
             return span
         known = self._resource
         if known is None or known[0] is not span.resource:
-            known = self._resource = span.resource, span.resource.merge(Resource(self._overrides))
+            known = self._resource = span.resource, self._change(span.resource)
         return copied(span, resource=known[1])
 
 
@@ -176,15 +177,15 @@ class Backends:
         member: Member,
         inner: SpanProcessor,
         site: Site,
-        overrides: dict[str, Any],
+        change: OwnResource | None,
     ) -> bool:
         """Let a member write by ``inner``. ``False`` where something else in this process writes to that account."""
         with self._lock:
             account = account_of(inner) or site.identity
             known = self._backends.get(account)
             if known is not None:
-                if overrides and all(each.vocabulary is None for each in known.members):
-                    known.put_in_place(inner, overrides)  # what goes there in a preset's words has its resource too
+                if change is not None and all(each.vocabulary is None for each in known.members):
+                    known.put_in_place(inner, change)  # what goes there in a preset's words has its resource too
                 else:
                     _retire(inner)
                 asked_before = {each.name for each in known.members}
@@ -195,7 +196,7 @@ class Backends:
                 if account in _accounts_of_others(provider):
                     _retire(inner)
                     return False
-                known = self._backends[account] = Backend(inner, site, overrides, self.vocabularies, self._request)
+                known = self._backends[account] = Backend(inner, site, change, self.vocabularies, self._request)
                 known.members.append(member)
                 self._hand_early_spans_to(known, {member.name})
                 provider.add_span_processor(known)

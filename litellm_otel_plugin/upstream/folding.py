@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.backends.accounts import innermost
 from litellm_otel_plugin.backends.folding import EarlySpans, Site
+from litellm_otel_plugin.backends.resources import own_resource
 from litellm_otel_plugin.backends.retiring import shut_down_aside
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import SeamMissing
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from litellm_otel_plugin.backends.folding import AskingRequest, Backends
+    from litellm_otel_plugin.backends.resources import OwnResource
     from litellm_otel_plugin.backends.vocabularies import Vocabulary
 
 GENERIC_CALLBACK = "otel"
@@ -264,8 +266,8 @@ class Folding:
         if is_placeholder(spec):
             return
         try:
-            overrides = self._own_resource(config)
-            processors = processors_of(config, spec, overrides)
+            change = self._resource_change(config)
+            processors = processors_of(config, spec, change)
         except Exception as error:  # noqa: BLE001 - whatever an exporter refuses to be built with
             reason = f"LiteLLM cannot build its exporter ({type(error).__name__})"
             self._say(f"the backend {member.name} cannot be used: {reason}")
@@ -278,7 +280,7 @@ class Folding:
             site = Site(
                 owner, spec.kind, traces_endpoint(spec), (owner, spec.kind, spec.endpoint, str(spec.options), kind)
             )
-            if not self.backends.add(self.logger().tracer_provider, member, processor, site, overrides):
+            if not self.backends.add(self.logger().tracer_provider, member, processor, site, change):
                 self._say(f"{member.name}: the provider that was already set writes to its account")
 
     def _quiet_kind(self, kind: Any) -> Any:
@@ -294,12 +296,10 @@ class Folding:
             self._quiet_kinds[kind] = made
         return self._quiet_kinds[kind]
 
-    def _own_resource(self, config: Any) -> dict[str, Any]:
-        """What a logger says of this process that the one logger does not."""
-        describe = take(seams.RESOURCE)
-        plain = describe(self.logger().config).attributes
-        own = describe(config).attributes
-        return {name: value for name, value in own.items() if name != SERVICE_INSTANCE_ID and plain.get(name) != value}
+    def _resource_change(self, config: Any) -> OwnResource | None:
+        """How what a logger says of this process differs from what the one logger says."""
+        plain, own = _said_of_process(self.logger().config), _said_of_process(config)
+        return own_resource(plain, own, insisted=frozenset(config.resource_attributes))
 
     def _is_wanted(self, logger: Any) -> bool:
         """Whether the request that this code runs for concerns a folded logger."""
@@ -307,6 +307,14 @@ class Folding:
             return True
         request = self._request()
         return request is not None and name_of(logger) in (request.asked_callbacks or ())
+
+
+def _said_of_process(config: Any) -> dict[str, Any]:
+    """What a logger says of this process; but for the id of it that is made up where the configuration has none."""
+    said = dict(take(seams.RESOURCE)(config).attributes)
+    if SERVICE_INSTANCE_ID not in config.resource_attributes:
+        said.pop(SERVICE_INSTANCE_ID, None)
+    return said
 
 
 def _look_for_what_is_used() -> None:

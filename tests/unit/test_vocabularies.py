@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from litellm_otel_plugin.backends import vocabularies as module
 from litellm_otel_plugin.backends.folding import MOST_EARLY_SPANS, Backends, EarlySpans, Site
+from litellm_otel_plugin.backends.resources import own_resource
 from litellm_otel_plugin.backends.vocabularies import Vocabularies, Vocabulary
 from tests.support.backends import wait_for
 
@@ -234,7 +235,8 @@ class Fed:
 
     def add(self, member: Member, inner: SpanProcessor, account: str = "a", **overrides: str) -> bool:
         site = Site(owner=None, kind="otlp_http", endpoint=None, identity=account)
-        return self.backends.add(self.provider, member, inner, site, overrides)
+        change = own_resource({}, overrides, insisted=frozenset(overrides))
+        return self.backends.add(self.provider, member, inner, site, change)
 
     def span(self, name: str = "x") -> None:
         self.tracer.start_span(name).end()
