@@ -8,7 +8,7 @@ on a span is noted beside it, and is in nobody's baggage but ours.
 from __future__ import annotations
 
 import functools
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from opentelemetry import baggage
@@ -38,7 +38,13 @@ class Promotion:
 
     def of(self, identity: Any, model: str | None) -> Mapping[str, str]:
         """What is put on the spans of one caller's request."""
-        promoted: Mapping[str, str] = take(seams.PROMOTED)(identity, model, **asdict(self))
+        promoted: Mapping[str, str] = take(seams.PROMOTED)(
+            identity,
+            model,
+            promoted_keys=self.promoted_keys,
+            metadata_keys=self.metadata_keys,
+            team_metadata_keys=self.team_metadata_keys,
+        )
         return promoted
 
 
@@ -79,15 +85,16 @@ class Identities(SpanProcessor):
             if self._others:
                 with contained("noting what each backend is shown of a caller"):
                     identity = take(seams.IDENTITY).from_user_api_key_auth(user_api_key_dict, request_metadata)
-                    attach(self._seeded(identity, model, before, get_current()))
-                    self._note_on_root(identity, model)
+                    promoted = self._promoted(identity, model)
+                    attach(_seeded(promoted, before, get_current()))
+                    self._note_on_root(self._plain.of(identity, model), promoted)
 
         @functools.wraps(seed_context)
         def seed_identity_baggage(identity: Any, model: str | None, context: Context) -> Context:
             seeded: Context = seed_context(identity, model, context)
             if self._others:
                 with contained("noting what each backend is shown of a caller"):
-                    seeded = self._seeded(identity, model, context, seeded)
+                    seeded = _seeded(self._promoted(identity, model), context, seeded)
             return seeded
 
         logger.seed_request_identity = seed_request_identity
@@ -121,22 +128,16 @@ class Identities(SpanProcessor):
         own = _own_of(context).get(promotion_of(logger.config))
         return context if own is None else _with_baggage(baggage.clear(context), baggage.get_all(own))
 
-    def _seeded(self, identity: Any, model: str | None, before: Context, after: Context) -> Context:
-        known, inherited = _own_of(before), _with_baggage(Context(), baggage.get_all(before))
-        own = {
-            promotion: _with_baggage(known.get(promotion, inherited), promotion.of(identity, model))
-            for promotion in self._others
-        }
-        return set_value(_OWN, own, after)
+    def _promoted(self, identity: Any, model: str | None) -> Mapping[Promotion, Mapping[str, str]]:
+        return {promotion: promotion.of(identity, model) for promotion in self._others}
 
-    def _note_on_root(self, identity: Any, model: str | None) -> None:
+    def _note_on_root(self, plain: Mapping[str, str], others: Mapping[Promotion, Mapping[str, str]]) -> None:
         """The SERVER span has started before its caller was known: LiteLLM stamps it later."""
         root = take(seams.ROOT)() or get_current_span()
         if not isinstance(root, Span) or not root.is_recording():
             return
-        plain = self._plain.of(identity, model)
-        for promotion in self._others:
-            self._exchange(root, promotion, plain, promotion.of(identity, model))
+        for promotion, own in others.items():
+            self._exchange(root, promotion, plain, own)
 
     def _exchange(self, span: Span, promotion: Promotion, plain: Mapping[str, Any], own: Mapping[str, Any]) -> None:
         # As they are on the span: it may have cut them short.
@@ -160,6 +161,20 @@ def _stamped(stamping: Any, context: Context) -> Mapping[str, Any]:
     stamps = _Stamps()
     stamping.on_start(stamps, context)
     return stamps
+
+
+def _seeded(others: Mapping[Promotion, Mapping[str, str]], before: Context, after: Context) -> Context:
+    """A context after an identity was put into its baggage, with what the others would have put there."""
+    known = _own_of(before)
+    own = {
+        promotion: _with_baggage(known[promotion] if promotion in known else _inherited(before), promoted)
+        for promotion, promoted in others.items()
+    }
+    return set_value(_OWN, own, after)
+
+
+def _inherited(before: Context) -> Context:
+    return _with_baggage(Context(), baggage.get_all(before))
 
 
 def _own_of(context: Context) -> Mapping[Promotion, Context]:

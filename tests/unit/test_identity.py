@@ -26,6 +26,10 @@ KEY_HASH = "litellm.api_key.hash"
 # ``callback_settings: otel:``, which LiteLLM's presets do not read.
 SETTINGS: dict[str, dict[str, Any]] = {
     "of the team": {"baggage_team_metadata_keys": ["cost_center"]},
+    "keys of the team": {
+        "baggage_promoted_keys": ["litellm.team.id", "litellm.team.metadata"],
+        "baggage_team_metadata_keys": ["cost_center"],
+    },
     "fewer keys": {"baggage_promoted_keys": ["litellm.team.id"]},
     "none": {"baggage_promoted_keys": [], "baggage_metadata_keys": []},
     "other keys": {"baggage_promoted_keys": ["litellm.end_user", "litellm.team.id"]},
@@ -36,6 +40,7 @@ VARIABLES = {
     "LITELLM_OTEL_BAGGAGE_TEAM_METADATA_KEYS": "tier",
     "LITELLM_OTEL_BAGGAGE_METADATA_KEYS": "user_api_key_alias",
 }
+NOTHING = {"LITELLM_OTEL_BAGGAGE_PROMOTED_KEYS": ",", "LITELLM_OTEL_BAGGAGE_METADATA_KEYS": ","}
 CONTENT = {"OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT": "span_only"}
 SHORT_VALUES = {"OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT": "6"}
 
@@ -65,7 +70,9 @@ def test_litellms_presets_do_not_read_the_settings_of_otel() -> None:
 
 
 @pytest.mark.contract
-@pytest.mark.parametrize("environment", [{}, VARIABLES, SHORT_VALUES], ids=["", "variables", "short values"])
+@pytest.mark.parametrize(
+    "environment", [{}, VARIABLES, NOTHING, SHORT_VALUES], ids=["", "variables", "nothing", "short values"]
+)
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("order", [1, -1])
 def test_each_backend_is_shown_what_its_own_logger_promotes(
