@@ -215,6 +215,24 @@ REQUEST_BACKENDS = Seam(
     purpose="the backends that a request's team has an account of its own at",
     lost=FOLDING_LOST,
 )
+PROMOTED = Seam(
+    LOGGER_MODULE,
+    "promoted_baggage",
+    purpose="picks what of a caller's identity is put on every span, as one backend is configured",
+    lost=FOLDING_LOST,
+)
+IDENTITY = Seam(
+    LOGGER_MODULE,
+    "RequestIdentity",
+    purpose="who the caller is: picked from anew for a backend that is configured otherwise",
+    lost=FOLDING_LOST,
+)
+ROOT = Seam(
+    CONTEXT_MODULE,
+    "request_root_span",
+    purpose="the SERVER span, which LiteLLM puts the caller's identity on after it has started",
+    lost=FOLDING_LOST,
+)
 SPAN_DATA = Seam(
     PAYLOADS_MODULE,
     "LLMCallSpanData",
@@ -383,6 +401,9 @@ SEAMS = (
     ROUTE_CACHE,
     SERVICE_NAME,
     REQUEST_BACKENDS,
+    PROMOTED,
+    IDENTITY,
+    ROOT,
     SPAN_DATA,
     LANGFUSE_ROOT,
     TEAM_CALLBACKS,

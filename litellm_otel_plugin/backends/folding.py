@@ -9,7 +9,6 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor
 
 from litellm_otel_plugin.backends.accounts import account_of, exchange_processor, innermost, processors_of_provider
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 
     from opentelemetry.context import Context
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import ReadableSpan, Span
 
+    from litellm_otel_plugin.backends.resources import OwnResource
     from litellm_otel_plugin.backends.vocabularies import Vocabularies, Vocabulary
 
 # Spans of one request that ended before it was known which backends its team asks for, or before LiteLLM built those:
@@ -79,7 +80,7 @@ class Backend(SpanProcessor):
         self,
         inner: SpanProcessor,
         site: Site,
-        overrides: dict[str, Any],
+        change: OwnResource | None,
         vocabularies: Vocabularies,
         request: Callable[[], AskingRequest | None],
     ) -> None:
@@ -89,26 +90,26 @@ class Backend(SpanProcessor):
         self._request = request
         self._replaced: list[SpanProcessor] = []
         self.is_the_operators = False
-        self._deliver_by(inner, overrides)
+        self._deliver_by(inner, change)
 
-    def put_in_place(self, inner: SpanProcessor, overrides: dict[str, Any]) -> None:
+    def put_in_place(self, inner: SpanProcessor, change: OwnResource | None) -> None:
         """Deliver by this processor from now on; what the one before it holds is delivered by that."""
         if _sends_by_itself(self.inner):
             self._replaced.append(self.inner)
         else:
             shut_down_aside(self.inner)
-        self._deliver_by(inner, overrides)
+        self._deliver_by(inner, change)
 
     def deliver_by_the_operators(self, inner: SpanProcessor) -> None:
         """Only word what a processor of the operator's own sends, which goes on sending what no member asks for."""
         self.is_the_operators = True
-        self.put_in_place(inner, self._overrides)
+        self.put_in_place(inner, self._change)
 
-    def _deliver_by(self, inner: SpanProcessor, overrides: dict[str, Any]) -> None:
+    def _deliver_by(self, inner: SpanProcessor, change: OwnResource | None) -> None:
         self.inner = inner
-        self._overrides = overrides
-        # The delivery that we made puts them on by itself, without a copy of each span.
-        self._puts_resource_on = bool(overrides) and (self.is_the_operators or not _sends_by_itself(inner))
+        self._change = change
+        # The delivery that we made makes it by itself, without a copy of each span.
+        self._is_changed_by_itself = _sends_by_itself(inner) and not self.is_the_operators
         self._resource: tuple[Resource, Resource] | None = None
 
     @property
@@ -128,7 +129,7 @@ class Backend(SpanProcessor):
     def is_plain(self) -> bool:
         """Whether it gets nothing but what every span says by itself."""
         is_a_presets = self.site.owner is not None
-        return not self._members_with_words() and not (is_a_presets and self._overrides)
+        return not self._members_with_words() and not (is_a_presets and self._change is not None)
 
     def _members_with_words(self) -> list[str]:
         return [member.name for member in self.members if member.vocabulary is not None]
@@ -181,11 +182,11 @@ class Backend(SpanProcessor):
         return [member for member in self.members if member.name in asked] if asked else []
 
     def _with_resource(self, span: ReadableSpan) -> ReadableSpan:
-        if not self._puts_resource_on:
+        if self._change is None or self._is_changed_by_itself:
             return span
         known = self._resource
         if known is None or known[0] is not span.resource:
-            known = self._resource = span.resource, span.resource.merge(Resource(self._overrides))
+            known = self._resource = span.resource, self._change(span.resource)
         return copied(span, resource=known[1])
 
 
@@ -216,7 +217,7 @@ class Backends:
         member: Member,
         inner: SpanProcessor,
         site: Site,
-        overrides: dict[str, Any],
+        change: OwnResource | None,
     ) -> None:
         """Let a member write by ``inner``, or by what writes to that account already."""
         with self._lock:
@@ -224,8 +225,8 @@ class Backends:
             known = self._backends.get(account)
             if known is not None:
                 plain = all(each.vocabulary is None for each in known.members)
-                if overrides and plain and not known.is_the_operators:
-                    known.put_in_place(inner, overrides)  # what goes there in a preset's words has its resource too
+                if change is not None and plain and not known.is_the_operators:
+                    known.put_in_place(inner, change)  # what goes there in a preset's words has its resource too
                 else:
                     _retire(inner)
                 asked_before = {each.name for each in known.members}
@@ -233,7 +234,7 @@ class Backends:
                 if not asked_before & self._asked():
                     self._hand_early_spans_to(known, {member.name})
                 return
-            made = Backend(inner, site, overrides, self.vocabularies, self._request)
+            made = Backend(inner, site, change, self.vocabularies, self._request)
             made.members.append(member)
             operators = _processors_of_others(provider, account)
             if operators:

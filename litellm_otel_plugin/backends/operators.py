@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace.export import SpanExporter
 
+    from litellm_otel_plugin.backends.resources import OwnResource
     from litellm_otel_plugin.delivery import Delivery, Tls
     from litellm_otel_plugin.delivery.destination import Protocol
 
@@ -39,7 +40,7 @@ class Described:
     headers: Mapping[str, str] = field(repr=False)
     owner: str | None
     tls: Tls
-    resource_overrides: tuple[tuple[str, Any], ...] = ()
+    resource_change: OwnResource | None = None
 
     @property
     def name(self) -> str:
@@ -93,7 +94,7 @@ class Operators:
             "view": OPERATOR,
             "compression": compression_of(environment),
             "timeout_seconds": timeout_of(environment),
-            "resource_overrides": described.resource_overrides,
+            "resource_change": described.resource_change,
             "proxy": None if described.protocol == "grpc" else self.proxy,
             **fields,
         })  # fmt: skip

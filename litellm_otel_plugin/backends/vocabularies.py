@@ -18,13 +18,13 @@ from litellm_otel_plugin.backends.spans import copied
 from litellm_otel_plugin.guard import contained
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Hashable, Mapping
 
     from opentelemetry.sdk.trace import ReadableSpan, Span
     from opentelemetry.trace import SpanContext
 
-# Open spans with a note: a request has two at most. As many as LiteLLM keeps open calls; one beyond that goes out in
-# the plain vocabulary.
+# Open spans with a note: a request has two at most, or a handful where the backends are configured to be shown other
+# things of a caller. As many as LiteLLM keeps open calls; one beyond that goes out in the plain vocabulary.
 MOST_OPEN_SPANS = 10_000
 
 
@@ -35,12 +35,32 @@ class Vocabulary:
     name: str
     # What such a backend needs on a span, whoever made it, and would guess where it is not there.
     completing: Callable[[Mapping[str, Any]], Mapping[str, Any]] | None = None
+    # Under what the attributes are noted that it has in place of some that every span starts with.
+    exchanging: Hashable | None = None
+
+
+@dataclass
+class _Exchange:
+    """Attributes that a span was stamped with, and those that are to be read in their place."""
+
+    plain: dict[str, Any] = field(default_factory=dict)
+    own: dict[str, Any] = field(default_factory=dict)
+
+    def made_in(self, attributes: Any) -> BoundedAttributes:
+        """A span's attributes after the exchange; what was set to another value since is left as it is."""
+        kept = {
+            name: value
+            for name, value in (attributes or {}).items()
+            if name not in self.plain or self.plain[name] != value
+        }
+        return _like(attributes, {**self.own, **kept})
 
 
 @dataclass
 class _Notes:
     """What is different about one span."""
 
+    exchanged: dict[Hashable, _Exchange] = field(default_factory=dict)
     replaced: dict[Vocabulary, Any] = field(default_factory=dict)
     added: dict[Vocabulary, BoundedAttributes] = field(default_factory=dict)
     withheld: set[str] = field(default_factory=set)
@@ -54,6 +74,18 @@ class Vocabularies(SpanProcessor):
         self._lock = threading.Lock()
         self._open: dict[tuple[int, int], _Notes] = {}
         self._ended: WeakKeyDictionary[ReadableSpan, _Notes] = WeakKeyDictionary()
+
+    def exchange(self, span: Span, exchanging: Hashable, plain: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+        """What an open span was stamped with, and what is read in its place by those that exchange."""
+        exchange = self._notes(span).exchanged.setdefault(exchanging, _Exchange())
+        exchange.plain.update(plain)
+        exchange.own.update(own)
+
+    def exchanged(self, span: Span, vocabulary: Vocabulary) -> BoundedAttributes | None:
+        """The attributes of an open span until now, in a vocabulary that exchanges some of them."""
+        notes = self._open.get(_key(span.get_span_context())) if vocabulary.exchanging is not None else None
+        exchange = notes.exchanged.get(vocabulary.exchanging) if notes is not None else None
+        return None if exchange is None else exchange.made_in(span._attributes)  # noqa: SLF001 - with its limits
 
     def replace(self, span: Span, vocabulary: Vocabulary, attributes: Any) -> None:
         """All attributes of an open span, as this vocabulary has them."""
@@ -130,6 +162,9 @@ class Vocabularies(SpanProcessor):
 
 def _in_words(span: ReadableSpan, notes: _Notes, vocabulary: Vocabulary) -> ReadableSpan:
     attributes: Any = notes.replaced.get(vocabulary)
+    exchange = notes.exchanged.get(vocabulary.exchanging)
+    if attributes is None and exchange is not None:
+        attributes = exchange.made_in(span._attributes)  # noqa: SLF001 - with its count
     added = notes.added.get(vocabulary)
     if added is not None:
         attributes = _with(span._attributes if attributes is None else attributes, added)  # noqa: SLF001 - with its count
@@ -148,14 +183,20 @@ def with_room_for(attributes: Any, more: Mapping[str, Any]) -> BoundedAttributes
 
 def _with(attributes: Any, more: Mapping[str, Any], room: int = 0) -> BoundedAttributes:
     """Both, within the limits of the first, which what was dropped there stays counted against."""
+    both = _like(attributes, attributes or {}, room)
+    for name, value in more.items():
+        both[name] = value
+    return both
+
+
+def _like(attributes: Any, others: Mapping[str, Any], room: int = 0) -> BoundedAttributes:
+    """Others with the limits of some attributes, and with their count of what was dropped."""
     limit = getattr(attributes, "maxlen", None)
     limit = None if limit is None else limit + room
     longest = getattr(attributes, "max_value_len", None)
-    both = BoundedAttributes(limit, dict(attributes or {}), immutable=False, max_value_len=longest)
-    for name, value in more.items():
-        both[name] = value
-    both.dropped += getattr(attributes, "dropped", 0)
-    return both
+    bounded = BoundedAttributes(limit, dict(others), immutable=False, max_value_len=longest)
+    bounded.dropped += getattr(attributes, "dropped", 0)
+    return bounded
 
 
 def _key(context: SpanContext) -> tuple[int, int]:

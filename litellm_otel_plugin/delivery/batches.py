@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+    from litellm_otel_plugin.delivery.destination import Destination
     from litellm_otel_plugin.delivery.lane import Lane, Parcel
 
 # Scopes are the instrumentation libraries of this process; a program that made them up endlessly must not fill memory.
@@ -74,7 +75,7 @@ class Batches:
 
     def _resource(self, lane: Lane, resource: Resource) -> tuple[bytes, bytes]:
         """A resource as this destination gets it. All spans of a process have one; the last is remembered."""
-        if not lane.destination.resource_defaults and not lane.destination.resource_overrides:
+        if not _changes_resources(lane.destination):
             if self._plain is None or self._plain[0] is not resource:
                 self._plain = resource, encode_resource(resource), encode_schema_url(resource.schema_url)
             return self._plain[1:]
@@ -84,5 +85,12 @@ class Batches:
                 merged = Resource(dict(lane.destination.resource_defaults)).merge(resource)
             if lane.destination.resource_overrides:
                 merged = merged.merge(Resource(dict(lane.destination.resource_overrides)))
+            if lane.destination.resource_change is not None:
+                merged = lane.destination.resource_change(merged)
             lane.resource_cache = resource, encode_resource(merged), encode_schema_url(merged.schema_url)
         return lane.resource_cache[1:]
+
+
+def _changes_resources(destination: Destination) -> bool:
+    changes = destination.resource_defaults, destination.resource_overrides, destination.resource_change
+    return any(changes)

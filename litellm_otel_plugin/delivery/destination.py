@@ -15,8 +15,9 @@ from litellm_otel_plugin.delivery.view import WHOLE, View
 from litellm_otel_plugin.privacy import printable_endpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace.export import SpanExporter
 
 Protocol = Literal["http/protobuf", "http/json", "grpc", "exporter"]
@@ -64,6 +65,8 @@ class Destination:
     # Where a span's own resource has a name too, it wins over a default and loses to an override.
     resource_defaults: Pairs | Mapping[str, str] = ()
     resource_overrides: Pairs | Mapping[str, str] = ()
+    # What is still to be done to it after that. To be told apart from another one by equality.
+    resource_change: Callable[[Resource], Resource] | None = None
     tls: Tls = Tls()
     compression: Compression = "none"
     timeout_seconds: float = TIMEOUT_SECONDS
@@ -97,8 +100,8 @@ class Destination:
         if self.exporter is not None:
             return (id(self.exporter), self.view)
         return (
-            self.endpoint, self.protocol, self.headers, self.resource_defaults, self.resource_overrides, self.view,
-            self.reserved, self.tls, self.proxy,
+            self.endpoint, self.protocol, self.headers, self.resource_defaults, self.resource_overrides,
+            self.resource_change, self.view, self.reserved, self.tls, self.proxy,
         )  # fmt: skip
 
     def __repr__(self) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from opentelemetry.sdk.trace import SpanProcessor
 
+    from litellm_otel_plugin.backends.resources import OwnResource
     from litellm_otel_plugin.delivery.destination import Protocol
 
 
@@ -88,14 +89,14 @@ def wrap_exporters(
     put(seams.PROCESSOR, delivering_processor)
 
 
-def processors_of(config: Any, spec: Any, resource_overrides: Mapping[str, Any]) -> list[SpanProcessor]:
+def processors_of(config: Any, spec: Any, resource_change: OwnResource | None) -> list[SpanProcessor]:
     """What LiteLLM makes of one exporter of a configuration: a processor, with LiteLLM's filters around it."""
     baggage = take(seams.BAGGAGE)
-    token = _resource_overrides.set(tuple(resource_overrides.items()))
+    token = _resource_change.set(resource_change)
     try:
         provider = take(seams.PROVIDER)(config.model_copy(update={"exporters": [spec]}), tenant_overrides=True)
     finally:
-        _resource_overrides.reset(token)
+        _resource_change.reset(token)
     atexit.unregister(provider.shutdown)  # what it was made for is another provider's
     processors: Iterable[SpanProcessor] = provider._active_span_processor._span_processors  # noqa: SLF001
     return [each for each in processors if not isinstance(each, baggage)]
@@ -117,10 +118,8 @@ def lacks_credentials(spec: Any) -> bool:
 # LiteLLM's kind of the exporter that AgentOps' preset brings along.
 AGENTOPS_KIND = "agentops"
 
-# What the resource of the exporter that is being built says beside, or against, the one logger's.
-_resource_overrides: ContextVar[tuple[tuple[str, Any], ...]] = ContextVar(
-    "litellm_otel_plugin_resource_overrides", default=()
-)
+# How the resource of the exporter that is being built differs from the one logger's.
+_resource_change: ContextVar[OwnResource | None] = ContextVar("litellm_otel_plugin_resource_change", default=None)
 
 
 def described(spec: Any) -> Described:
@@ -134,7 +133,7 @@ def described(spec: Any) -> Described:
         headers=take(seams.PARSE_HEADERS)(spec.headers),
         owner=spec.owner.value if spec.owner is not None else None,
         tls=litellms_tls(),
-        resource_overrides=_resource_overrides.get(),
+        resource_change=_resource_change.get(),
     )
 
 

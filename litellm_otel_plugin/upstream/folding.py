@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from litellm_otel_plugin import seams
 from litellm_otel_plugin.backends.accounts import innermost
 from litellm_otel_plugin.backends.folding import GENERIC_CALLBACK, EarlySpans, Site
+from litellm_otel_plugin.backends.resources import own_resource
 from litellm_otel_plugin.backends.retiring import shut_down_aside
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.seams import SeamMissing
@@ -32,6 +33,7 @@ from litellm_otel_plugin.upstream.exporters import (
     stamps_identity,
     traces_endpoint,
 )
+from litellm_otel_plugin.upstream.identity import Identities
 from litellm_otel_plugin.upstream.loggers import (
     FOR_EVERY_REQUEST,
     LISTS_OF_A_LOGGER,
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from litellm_otel_plugin.backends.folding import AskingRequest, Backends
+    from litellm_otel_plugin.backends.resources import OwnResource
     from litellm_otel_plugin.backends.vocabularies import Vocabulary
 
 
@@ -109,8 +112,9 @@ class Folding:
         # Of those, the ones that the operator's own code made: `otel` does not name them.
         self._made_by_operator: list[Any] = []
         self._quiet_kinds: dict[Any, Any] = {}
-        self._wordings = Wordings(backends.vocabularies, self._is_wanted)
-        self._routes = Routes(backends.vocabularies, lambda: tuple(self._folded), self._is_wanted)
+        self._identities = Identities(backends.vocabularies)
+        self._wordings = Wordings(backends.vocabularies, self._identities, self._is_wanted)
+        self._routes = Routes(backends.vocabularies, self._identities, lambda: tuple(self._folded), self._is_wanted)
 
     def install(self) -> None:
         """From now on, every logger that LiteLLM builds is folded the moment it exists."""
@@ -143,7 +147,10 @@ class Folding:
                 self._wordings.speak_plainly_through(one, self._routes.finish_copies)
                 one._tenant_tracers = self._routes  # noqa: SLF001
                 one.records = True  # LiteLLM takes loggers for the same one where all such attributes are equal
+                self._identities.follow(one)
+                self._learn_what_presets_promote()
                 one.tracer_provider.add_span_processor(self.backends.vocabularies)
+                one.tracer_provider.add_span_processor(self._identities)
                 one.tracer_provider.add_span_processor(EarlySpans(self._request))
                 self._one = one
             return self._one
@@ -273,6 +280,13 @@ class Folding:
             self._say(f"callback_settings.otel is left out: it cannot be read ({fields})")
             return OpenTelemetryV2Config(), {}
 
+    def _learn_what_presets_promote(self) -> None:
+        """They go by the environment alone: one that is built later is known to the spans that are open by then."""
+        from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415 - as above
+
+        with suppress(ValidationError):  # then no preset can be built either
+            self._identities.learn(OpenTelemetryV2Config())
+
     def _add_backend(self, member: Any, config: Any, spec: Any) -> None:
         if is_placeholder(spec):
             return
@@ -281,8 +295,8 @@ class Folding:
             self._say(f"the backend {member.name} gets nothing of yours: {reason}")
             return
         try:
-            overrides = self._own_resource(config)
-            processors = processors_of(config, spec, overrides)
+            change = self._resource_change(config)
+            processors = processors_of(config, spec, change)
         except Exception as error:  # noqa: BLE001 - whatever an exporter refuses to be built with
             reason = f"LiteLLM cannot build its exporter ({type(error).__name__})"
             self._say(f"the backend {member.name} cannot be used: {reason}")
@@ -295,7 +309,7 @@ class Folding:
             site = Site(
                 owner, spec.kind, traces_endpoint(spec), (owner, spec.kind, spec.endpoint, str(spec.options), kind)
             )
-            self.backends.add(self.logger().tracer_provider, member, processor, site, overrides)
+            self.backends.add(self.logger().tracer_provider, member, processor, site, change)
 
     def _quiet_kind(self, kind: Any) -> Any:
         """The class of a folded logger: what LiteLLM's own adds to ``OpenTelemetryV2``, and nothing recorded."""
@@ -310,12 +324,10 @@ class Folding:
             self._quiet_kinds[kind] = made
         return self._quiet_kinds[kind]
 
-    def _own_resource(self, config: Any) -> dict[str, Any]:
-        """What a logger says of this process that the one logger does not."""
-        describe = take(seams.RESOURCE)
-        plain = describe(self.logger().config).attributes
-        own = describe(config).attributes
-        return {name: value for name, value in own.items() if name != SERVICE_INSTANCE_ID and plain.get(name) != value}
+    def _resource_change(self, config: Any) -> OwnResource | None:
+        """How what a logger says of this process differs from what the one logger says."""
+        plain, own = _said_of_process(self.logger().config), _said_of_process(config)
+        return own_resource(plain, own, insisted=frozenset(config.resource_attributes))
 
     def _is_wanted(self, logger: Any) -> bool:
         """Whether the request that this code runs for concerns a folded logger."""
@@ -325,15 +337,26 @@ class Folding:
         return request is not None and name_of(logger) in (request.asked_callbacks or ())
 
 
+def _said_of_process(config: Any) -> dict[str, Any]:
+    """What a logger says of this process; but for the id of it that is made up where the configuration has none."""
+    said = dict(take(seams.RESOURCE)(config).attributes)
+    if SERVICE_INSTANCE_ID not in config.resource_attributes:
+        said.pop(SERVICE_INSTANCE_ID, None)
+    return said
+
+
 def _look_for_what_is_used() -> None:
     """Nothing is put in place where a part of it would be missing."""
     used = {
         seams.BUILD_LOGGER: (),
-        seams.V2_LOGGER: (),
+        seams.V2_LOGGER: ("seed_request_identity", "_seed_identity_baggage"),
         seams.EMITTER: ("finish_span",),
         seams.ROUTE_CACHE: ("route_for", "release", "_credential_headers", "_project_headers"),
         seams.SERVICE_NAME: (),
         seams.REQUEST_BACKENDS: (),
+        seams.PROMOTED: (),
+        seams.IDENTITY: ("from_user_api_key_auth",),
+        seams.ROOT: (),
         seams.SPAN_DATA: ("from_standard_logging_payload",),
         seams.LANGFUSE_ROOT: (),
         seams.PROVIDER: (),

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from litellm_otel_plugin.backends.vocabularies import Vocabularies
+    from litellm_otel_plugin.upstream.identity import Identities
 
 
 class CallRoutes:
@@ -40,9 +41,14 @@ class Routes:
     """Stands where the one logger has its cache of tenants' routes."""
 
     def __init__(
-        self, vocabularies: Vocabularies, loggers: Callable[[], Iterable[Any]], is_wanted: Callable[[Any], bool]
+        self,
+        vocabularies: Vocabularies,
+        identities: Identities,
+        loggers: Callable[[], Iterable[Any]],
+        is_wanted: Callable[[Any], bool],
     ) -> None:
         self._vocabularies = vocabularies
+        self._identities = identities
         self._loggers = loggers
         self._is_wanted = is_wanted
         self._named: dict[tuple[Any, str], Any] = {}
@@ -86,7 +92,8 @@ class Routes:
         for logger, route in taken.routes:
             self._vocabularies.withhold(span, logger.callback_name)
             with contained("copying a span to a route"):
-                own = {**how, "context": alone, "start_time": span.start_time, "links": links}
+                own_context = self._identities.as_promoted_for(logger, alone)
+                own = {**how, "context": own_context, "start_time": span.start_time, "links": links}
                 taken.copies.append((logger, route.tracer.start_span(name, **own)))
 
     def finish_copies(self, role: Any, span: Any, data: Any, *, end_time_ns: int | None) -> None:

@@ -17,11 +17,13 @@ from litellm_otel_plugin.backends.vocabularies import Vocabulary, with_room_for
 from litellm_otel_plugin.guard import contained
 from litellm_otel_plugin.request.attempts import OF_AN_ATTEMPT
 from litellm_otel_plugin.upstream.access import module, put, take
+from litellm_otel_plugin.upstream.identity import promotion_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from litellm_otel_plugin.backends.vocabularies import Vocabularies
+    from litellm_otel_plugin.upstream.identity import Identities
 
 # How the data of a span were made, on the data themselves.
 MADE_BY = "_litellm_otel_made_by"
@@ -52,10 +54,9 @@ class Wording:
     vocabulary: Vocabulary
     loggers: list[Any] = field(default_factory=list)
 
-    def attributes(self, role: Any, span: Span, data: Any, end_time_ns: int | None) -> Any:
-        """All attributes of a span, as if the logger had been alone with it."""
+    def attributes(self, role: Any, span: Span, before: Mapping[str, Any], data: Any, end_time_ns: int | None) -> Any:
+        """All attributes of a span, as if the logger had been alone with it: those from before, and the logger's."""
         (logger, *_) = self.loggers
-        before = span.attributes or {}
         ours = {name: before[name] for name in OF_AN_ATTEMPT if name in before}
         twin = _Span(
             name=span.name,
@@ -76,8 +77,9 @@ class Wording:
 class Wordings:
     """All ways to word a span that differ from the plain one."""
 
-    def __init__(self, vocabularies: Vocabularies, is_wanted: Callable[[Any], bool]) -> None:
+    def __init__(self, vocabularies: Vocabularies, identities: Identities, is_wanted: Callable[[Any], bool]) -> None:
         self._vocabularies = vocabularies
+        self._identities = identities
         self._is_wanted = is_wanted
         self._plain: Any = None
         self._others: dict[Any, Wording] = {}
@@ -113,7 +115,8 @@ class Wordings:
         if wording is None:
             names = logger.config.mapper_names
             completing = with_kind if OPENINFERENCES_WORDS in names else None
-            wording = self._others[key] = Wording(Vocabulary("+".join(names), completing))
+            promotion = self._identities.learn(logger.config)
+            wording = self._others[key] = Wording(Vocabulary("+".join(names), completing, promotion))
         wording.loggers.append(logger)
         return wording.vocabulary
 
@@ -142,16 +145,19 @@ class Wordings:
             narrower = captures(self._plain) and not captures(wording.loggers[0])
             if not narrower and not any(map(self._is_wanted, wording.loggers)):
                 continue
-            if not isinstance(data, take(seams.SPAN_DATA)):
+            exchanged = self._vocabularies.exchanged(span, wording.vocabulary)
+            if exchanged is None and not isinstance(data, take(seams.SPAN_DATA)):
                 # All but a model call are mostly worded alike: no twin where nothing would differ.
                 if plain is None:
                     plain = _mapped(self._plain, data)
                 if _mapped(wording.loggers[0], in_its_view(data, wording.loggers[0])) == plain:
                     continue
             # Should a wording fail, its backends get the bare span: the plain words can show what they may not see.
-            self._vocabularies.replace(span, wording.vocabulary, dict(span.attributes or {}))
+            before = dict((span.attributes or {}) if exchanged is None else exchanged)
+            self._vocabularies.replace(span, wording.vocabulary, before)
             with contained("wording a span for a backend"):
-                self._vocabularies.replace(span, wording.vocabulary, wording.attributes(role, span, data, end_time_ns))
+                worded = wording.attributes(role, span, before, data, end_time_ns)
+                self._vocabularies.replace(span, wording.vocabulary, worded)
 
 
 def in_its_view(data: Any, logger: Any) -> Any:
@@ -220,7 +226,7 @@ class _LangfusesRoot:
 
 
 def _wording_key(logger: Any) -> tuple[Any, ...]:
-    return (tuple(logger.config.mapper_names), *_view_of(logger).values())
+    return (tuple(logger.config.mapper_names), *_view_of(logger).values(), promotion_of(logger.config))
 
 
 def _view_of(logger: Any) -> dict[str, Any]:

@@ -87,6 +87,7 @@ def test_what_makes_two_destinations_the_same() -> None:
         Destination("http://collector", "http/json", headers={"a": "1", "b": "2"}),
         Destination("http://collector", headers={"a": "1", "b": "3"}),
         Destination("http://collector", headers={"a": "1", "b": "2"}, resource_overrides={"service.name": "x"}),
+        Destination("http://collector", headers={"a": "1", "b": "2"}, resource_change=lambda resource: resource),
     ):
         assert other.key != first.key
 

@@ -94,6 +94,20 @@ def test_spans_arrive_as_they_ended(
     assert headers.get("content-encoding", "none") == compression
 
 
+def test_a_destination_can_change_what_is_said_of_the_process(
+    collector: OtlpReceiver, delivery: Delivery, make_spans: MakeSpans
+) -> None:
+    def without_name(resource: Resource) -> Resource:
+        return Resource({name: value for name, value in resource.attributes.items() if name != "service.name"})
+
+    changing = to(collector, name="changing", resource_overrides={"team": "a"}, resource_change=without_name)
+    for destination in (changing, to(collector, name="plain")):
+        feed(delivery, make_spans(2), destination)
+    assert delivery.flush(patience.SECONDS)
+    received = [span.resource for span in collector.spans]
+    assert sorted(received, key=str) == [{"service.name": "tests"}] * 2 + [{"team": "a"}] * 2
+
+
 def test_batches_go_by_size_and_by_delay(
     collector: OtlpReceiver, make_delivery: MakeDelivery, make_spans: MakeSpans
 ) -> None:

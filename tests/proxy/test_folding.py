@@ -607,10 +607,18 @@ def test_with_the_sdks_delivery_trees_are_as_whole() -> None:
 # --- a project of a key's own ----------------------------------------------------------------------------------------
 
 
+OF_TEAM, OF_PROCESS = "litellm.team.metadata", "deployment.environment"
+
+
 @pytest.mark.slow
 def test_a_keys_phoenix_project_gets_its_model_call_and_the_collector_the_whole_tree() -> None:
+    for_collector = {"baggage_team_metadata_keys": ["cost_center"], "deployment_environment": "prod"}
     with feeding(
-        ["arize_phoenix"], ("otel", "arize_phoenix"), folded.CONTENT, general_settings={"custom_auth": AUTHENTICATE}
+        ["arize_phoenix"],
+        ("otel", "arize_phoenix"),
+        folded.CONTENT,
+        general_settings={"custom_auth": AUTHENTICATE},
+        callback_settings={"otel": for_collector},
     ) as house:
 
         def chat(bearer: str) -> str:
@@ -621,7 +629,8 @@ def test_a_keys_phoenix_project_gets_its_model_call_and_the_collector_the_whole_
         plain = chat(key("nobody in particular"))
         same_tree_at(house.receivers, plain)
         project = "a project, with 100%"
-        trace_id = chat(key("project", metadata={"phoenix_project_name": project}))
+        of_key = {"metadata": {"phoenix_project_name": project}, "team_metadata": {"cost_center": "a cost center"}}
+        trace_id = chat(key("project", team_id="team", **of_key))
         root = server_span(tree_at(house.collector, trace_id))
         phoenix = house["arize_phoenix"]
 
@@ -641,5 +650,11 @@ def test_a_keys_phoenix_project_gets_its_model_call_and_the_collector_the_whole_
             span.span_id for span in house.collector.trace(trace_id) if span.kind != "CLIENT"
         }
         assert len([span for span in phoenix.spans if span.kind == "CLIENT"]) == 2
+        assert json.loads(root.attributes[OF_TEAM]) == {"cost_center": "a cost center"}
+        assert {span.resource[OF_PROCESS] for span in house.collector.spans} == {"prod"}
+        assert {"litellm.team.id"} == folded.words_of(phoenix.trace(trace_id), ["litellm.team."])
+        assert "litellm.team.id" in call.attributes
+        assert OF_TEAM not in call.attributes
+        assert {span.resource.get(OF_PROCESS) for span in phoenix.spans} == {None}
         folded.assert_no_span_twice(phoenix)
         folded.assert_no_span_twice(house.collector)

@@ -35,6 +35,8 @@ STARTED, ENDED = datetime(2026, 1, 2, 3, 4, 5), datetime(2026, 1, 2, 3, 4, 7)  #
 COLLECTOR = "collector.test"
 COLLECTORS_VARIABLES = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://{COLLECTOR}:4318"}
 
+TEAM_METADATA = {"cost_center": "a cost center", "tier": "a tier"}
+
 # What an operator sets for each callback.
 VARIABLES: dict[str, dict[str, str]] = {
     "otel": {},
@@ -95,6 +97,8 @@ class Call:
     fails: bool = False
     is_of_mcp_tool: bool = False
     call_id: str = "a-call"
+    # A tenant's own, at Arize.
+    account: str | None = None
 
     def details(self) -> dict[str, Any]:
         """What LiteLLM hands its loggers when the provider is about to be called."""
@@ -103,11 +107,17 @@ class Call:
             "model": "gpt-4o", "call_type": "acompletion", "litellm_call_id": self.call_id, "messages": self._asked(),
             "optional_params": {"temperature": 0.5}, "api_call_start_time": STARTED,
             "litellm_params": {"metadata": controls, "proxy_server_request": {"headers": {}}},
+            "standard_callback_dynamic_params":
+                {"arize_space_id": self.account, "arize_api_key": self.account} if self.account else {},
         }  # fmt: skip
 
     def closed(self) -> dict[str, Any]:
         """And when it has ended."""
         return {**self.details(), "standard_logging_object": self._payload()}
+
+    def asked_by_caller(self) -> dict[str, Any]:
+        """The body of the request, as far as LiteLLM reads it before the call."""
+        return {"model": "a-model", "metadata": {"requester_metadata": {"feature": "a feature"}}}
 
     def _asked(self) -> list[dict[str, Any]]:
         return [{"role": "user", "content": f"question {n}"} for n in range(self.messages)]
@@ -121,7 +131,10 @@ class Call:
             "model_id": "deployment", "api_base": "https://api.openai.com/v1", "response_cost": 0.25,
             "cost_breakdown": {"input_cost": 0.1, "output_cost": 0.15}, "end_user": "somebody",
             "prompt_tokens": 11, "completion_tokens": 7, "total_tokens": 18, "messages": self._asked(),
-            "metadata": {"user_api_key_hash": "hash", "user_api_key_team_id": "team"},
+            "metadata": {
+                "user_api_key_hash": "hash", "user_api_key_team_id": "team",
+                "user_api_key_team_metadata": TEAM_METADATA,
+            },
             "model_parameters": {"temperature": 0.5, "max_tokens": 64, "tools": tools},
             "response": {
                 "id": "chatcmpl-1", "model": "gpt-4o-2024",
@@ -209,9 +222,11 @@ class Gateway:
         loggers = upstream.module(seams.LOGGING_MODULE)._in_memory_loggers
         self.published = upstream.take(seams.PUBLISH)(loggers, lambda _: None, registered=chosen)
 
-    def request(self, call: Call = Call(), asked: Collection[str] = ()) -> None:
-        """One request to the proxy, with one model call."""
-        asyncio.run(self._request(call, asked))
+    def request(
+        self, call: Call = Call(), asked: Collection[str] = (), meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
+        """One request to the proxy, with one model call; something else can happen while that is under way."""
+        asyncio.run(self._request(call, asked, meanwhile))
 
     def requests(self, *askings: Collection[str]) -> None:
         """As many requests at once, each of a team that asks for these callbacks."""
@@ -234,12 +249,17 @@ class Gateway:
         for memory in self.exporters:
             memory.clear()
 
-    async def _request(self, call: Call, asked: Collection[str]) -> None:
+    async def _request(
+        self, call: Call, asked: Collection[str], meanwhile: Callable[[], object] = lambda: None
+    ) -> None:
         import litellm  # noqa: PLC0415 - as above
         from litellm.proxy._types import UserAPIKeyAuth  # noqa: PLC0415
         from litellm.types.services import ServiceLoggerPayload, ServiceTypes  # noqa: PLC0415
 
-        key = UserAPIKeyAuth(api_key="hash", team_id="team", team_alias="a team")
+        key = UserAPIKeyAuth(
+            api_key="hash", key_alias="an alias", user_id="me", team_id="team", team_alias="a team",
+            team_metadata=TEAM_METADATA,
+        )  # fmt: skip
         looked_up = ServiceLoggerPayload(
             is_error=False, service=ServiceTypes.DB, duration=0.1, call_type="get_data", event_metadata=None
         )
@@ -258,8 +278,10 @@ class Gateway:
             if self.folding is not None:
                 self.folding.backends.answer(asked)
             self.published.seed_request_identity(key, model="a-model")
+            await self.published.async_pre_call_hook(key, _no_cache(), call.asked_by_caller(), "acompletion")
             for logger in litellm.input_callback if not call.is_of_mcp_tool else ():
                 logger.log_pre_api_call("gpt-4o", call.details()["messages"], call.details())
+            meanwhile()
             if not call.fails and not call.is_of_mcp_tool:
                 for logger in litellm.callbacks:
                     await logger.async_post_call_success_hook(call.details(), key, _answer())
@@ -273,6 +295,12 @@ class Gateway:
                 await logger.async_log_success_event(call.closed(), None, STARTED, ENDED)
 
 
+def _no_cache() -> Any:
+    from litellm.caching.dual_cache import DualCache  # noqa: PLC0415 - as above
+
+    return DualCache()
+
+
 def _answer() -> Any:
     from litellm.types.utils import Choices, Message, ModelResponse  # noqa: PLC0415 - as above
 
@@ -284,15 +312,19 @@ def gateway(
     *variables_of: str,
     folded: bool = True,
     environment: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
     arrange: Callable[[pytest.MonkeyPatch], None] = lambda _: None,
 ) -> Iterator[Gateway]:
-    """LiteLLM with nothing built yet, and as it was before once the block is left."""
+    """LiteLLM with nothing built yet, and as it was before once the block is left.
+
+    ``settings`` are ``callback_settings: otel:`` of config.yaml.
+    """
     if not all(map(_is_known, variables_of)):
         pytest.skip("a callback that this LiteLLM does not know")
     with pytest.MonkeyPatch.context() as patch:
         exporters: list[Memory] = []
         said: list[str] = []
-        _isolate(patch)
+        _isolate(patch, settings or {})
         for variables in (COLLECTORS_VARIABLES, *(VARIABLES[name] for name in variables_of), environment or {}):
             for name, value in variables.items():
                 patch.setenv(name, value)
@@ -324,7 +356,7 @@ def _is_known(name: str) -> bool:
     return name == "otel" or name in upstream.take(seams.PRESETS)
 
 
-def _isolate(patch: pytest.MonkeyPatch) -> None:
+def _isolate(patch: pytest.MonkeyPatch, settings: Mapping[str, Any]) -> None:
     import litellm  # noqa: PLC0415 - as above
     from litellm.proxy import proxy_server  # noqa: PLC0415
 
@@ -334,7 +366,7 @@ def _isolate(patch: pytest.MonkeyPatch) -> None:
         patch.delenv(name)
     for name in _LISTS:
         patch.setattr(litellm, name, [])
-    patch.setattr(litellm, "callback_settings", {})
+    patch.setattr(litellm, "callback_settings", {"otel": settings} if settings else {})
     patch.setattr(proxy_server, "open_telemetry_logger", None, raising=False)
     patch.setattr(upstream.module(seams.LOGGING_MODULE), "_in_memory_loggers", [])
     patch.setattr(upstream.module(seams.LOGGER_MODULE), "_published_v2_provider", None, raising=False)
@@ -403,9 +435,14 @@ def root_of(spans: list[ReadableSpan]) -> ReadableSpan:
     return span
 
 
-def alone(name: str, call: Call, environment: Mapping[str, str] | None = None) -> list[ReadableSpan]:
+def alone(
+    name: str,
+    call: Call,
+    environment: Mapping[str, str] | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> list[ReadableSpan]:
     """What LiteLLM itself sends to a callback's backend where it is the only one."""
-    with gateway(name, folded=False, environment=environment) as proxy:
+    with gateway(name, folded=False, environment=environment, settings=settings) as proxy:
         proxy.start(name)
         proxy.request(call)
         return proxy.spans_of(name)

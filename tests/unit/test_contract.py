@@ -7,6 +7,7 @@ import inspect
 import json
 import logging
 from datetime import datetime, timezone
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -147,6 +148,13 @@ def test_what_folding_reaches_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _parameters(route) == ["tracer", "detached", "provider"]
     assert upstream.take(seams.SERVICE_NAME)({"otel_service_name": "mine"}) == "mine"
     assert upstream.take(seams.REQUEST_BACKENDS)() == frozenset()
+    assert _parameters(logger.seed_request_identity) == ["user_api_key_dict", "model", "request_metadata"]
+    assert _parameters(logger._seed_identity_baggage) == ["identity", "model", "context"]
+    identity = upstream.take(seams.IDENTITY).from_user_api_key_auth(SimpleNamespace(team_id="mine"), None)
+    picked = {"promoted_keys": ("litellm.team.id",), "metadata_keys": (), "team_metadata_keys": ()}
+    assert upstream.take(seams.PROMOTED)(identity, None, **picked) == {"litellm.team.id": "mine"}
+    assert {f"baggage_{name}" for name in picked} <= set(OpenTelemetryV2Config.model_fields)
+    assert upstream.take(seams.ROOT)() is None
     made_by = upstream.take(seams.SPAN_DATA).from_standard_logging_payload
     assert {"payload", "capture_content"} <= set(_parameters(made_by))
     assert upstream.take(seams.LANGFUSE_ROOT)() is None

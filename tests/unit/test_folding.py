@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind, StatusCode
 
 from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.accounts import innermost
 from litellm_otel_plugin.backends.operators import Operators
+from litellm_otel_plugin.backends.resources import own_resource
 from litellm_otel_plugin.delivery import Delivery, DeliveryProcessor
 from tests.support.backends import GrpcReceiver
 from tests.support.folded import assert_one_tree, by_trace, skeletons, words_of
@@ -285,6 +287,55 @@ def test_what_a_preset_says_of_the_process_is_for_its_own_backend(names: tuple[s
             for owner, own in own_resources().items():
                 has = {key: seen[0].resource.attributes.get(key) for key in own}
                 assert (has == own) is (owner == name), (owner, name)
+
+
+SETTINGS: list[dict[str, Any]] = [
+    {"deployment_environment": "prod", "service_name": "ours"},
+    {"resource_attributes": {"service.name": "ours", "team": "mine"}},
+]
+PROCESS = {"OTEL_RESOURCE_ATTRIBUTES": "host.name=here,team=everybody"}
+
+
+@pytest.mark.contract
+@pytest.mark.parametrize("environment", [{}, PROCESS, {"OTEL_ENVIRONMENT_NAME": "test"}])
+@pytest.mark.parametrize("settings", SETTINGS, ids=["environment", "attributes"])
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_set_for_otel_of_the_process_is_for_the_collector_alone(
+    settings: dict[str, Any], environment: dict[str, str], order: int
+) -> None:
+    names = ("otel", *RESOURCES, "langfuse_otel")[::order]
+    expected = {name: process_of(alone(name, Call(), environment, settings)[0]) for name in names}
+    with gateway(*names, environment=environment, settings=settings) as proxy:
+        proxy.start(*names)
+        proxy.request()
+        for name in names:
+            seen = proxy.spans_of(name)
+            assert {span.resource for span in seen} == {seen[0].resource}
+            assert process_of(seen[0]) == expected[name], name
+            if "service.instance.id" in proxy.published.tracer_provider.resource.attributes:
+                assert "service.instance.id" in seen[0].resource.attributes
+
+
+def test_an_id_of_the_process_that_is_set_for_otel_is_the_collectors() -> None:
+    with gateway("otel", "arize", settings={"resource_attributes": {"service.instance.id": "ours"}}) as proxy:
+        proxy.start("otel", "arize")
+        proxy.request()
+        told = [proxy.spans_of(name)[0].resource.attributes.get("service.instance.id") for name in ("otel", "arize")]
+        assert told == ["ours", proxy.published.tracer_provider.resource.attributes.get("service.instance.id")]
+
+
+def test_what_somebody_else_has_said_of_the_process_since_stays() -> None:
+    change = own_resource(
+        plain={"service.name": "ours", "deployment.environment": "prod"},
+        own={"service.name": "litellm", "project": "mine"},
+        insisted=frozenset({"project"}),
+    )
+    assert change is not None
+    plain = change(Resource({"service.name": "ours", "deployment.environment": "prod", "host.name": "here"}))
+    assert dict(plain.attributes) == {"service.name": "litellm", "project": "mine", "host.name": "here"}
+    tenants = Resource({"service.name": "a tenant's", "deployment.environment": "staging", "project": "another"})
+    assert dict(change(tenants).attributes) == {**tenants.attributes, "project": "mine"}
+    assert own_resource({"service.name": "ours"}, {"service.name": "ours"}, frozenset()) is None
 
 
 def process_of(span: ReadableSpan) -> dict[str, Any]:
@@ -626,16 +677,20 @@ def test_a_destination_of_the_delivery_has_the_presets_resource_as_its_own(
     with gateway(*names, arrange=deliver) as proxy:
         proxy.start(*names)
         assert proxy.folding is not None
-        overrides: dict[str | None, dict[str, Any]] = {}
+        changed: dict[str | None, dict[str, Any]] = {}
         for backend in proxy.folding.backends:
             inner = innermost(backend)
             assert isinstance(inner, DeliveryProcessor)
             (destination,) = inner.destinations
-            overrides[backend.site.owner] = dict(destination.resource_overrides)
-            assert not backend._puts_resource_on  # or it would be put on twice, with a copy of each span
+            change = destination.resource_change
+            told = {} if change is None else dict(change(Resource.get_empty()).attributes)
+            changed[backend.site.owner] = told
+            assert (
+                backend._change is None or backend._is_changed_by_itself
+            )  # or it would be made twice, with a copy of each span
         own = own_resources()
         expected: dict[str | None, dict[str, str]] = {name: own.get(name, {}) for name in names if name != "otel"}
-        assert overrides == {**expected, None: {}}
+        assert changed == {**expected, None: {}}
     assert refused == []
 
 

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
 from litellm_otel_plugin.backends.folding import Backends, EarlySpans, Site
+from litellm_otel_plugin.backends.resources import own_resource
 from litellm_otel_plugin.backends.vocabularies import Vocabularies, Vocabulary
 from litellm_otel_plugin.delivery import Delivery, DeliveryProcessor, Destination
 from tests.support.receiver import OtlpReceiver
@@ -83,7 +84,8 @@ class House:
     def add(self, provider: TracerProvider, member: Member, **overrides: str) -> None:
         processor = DeliveryProcessor(Destination(f"{self.receiver.url}/v1/traces"), delivery=self.delivery)
         site = Site(owner=member.owner, kind="otlp_http", endpoint=None, identity=member.name)
-        self.backends.add(provider, member, processor, site, overrides)
+        change = own_resource({}, overrides, insisted=frozenset(overrides))
+        self.backends.add(provider, member, processor, site, change)
 
     def add_late(self, member: Member, **overrides: str) -> None:
         """As LiteLLM does with a callback that comes while the proxy serves."""

@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from litellm_otel_plugin.backends import vocabularies as module
 from litellm_otel_plugin.backends.folding import MOST_EARLY_SPANS, Backends, EarlySpans, Site
+from litellm_otel_plugin.backends.resources import own_resource
 from litellm_otel_plugin.backends.vocabularies import Vocabularies, Vocabulary
 from tests.support.backends import wait_for
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 ONE, OTHER = Vocabulary("one"), Vocabulary("other")
+EXCHANGING = Vocabulary("exchanging", exchanging="what was stamped")
 
 
 class Recorder:
@@ -86,6 +88,41 @@ def test_what_is_added_goes_on_top_of_what_is_in_its_place(recorder: Recorder) -
     recorder.vocabularies.add(span, ONE, {"both": "second"})
     seen = recorder.vocabularies.of(recorder.ended(span), ONE)
     assert dict(seen.attributes or {}) == {"own": 1, "both": "second"}
+
+
+def test_what_was_stamped_is_exchanged_and_what_was_set_since_is_not(recorder: Recorder) -> None:
+    span = recorder.start()
+    span.set_attributes({"stamped": 1, "both": 1, "overwritten": 1})
+    recorder.vocabularies.exchange(span, "what was stamped", {"stamped": 1, "both": 1}, {"both": 2, "mine": 3})
+    recorder.vocabularies.exchange(span, "what was stamped", {"overwritten": 1}, {"overwritten": 2})
+    recorder.vocabularies.exchange(span, "something else", {"plain": 1}, {})
+    span.set_attribute("overwritten", 4)
+    so_far = recorder.vocabularies.exchanged(span, EXCHANGING)
+    assert dict(so_far or {}) == {"plain": 1, "both": 2, "mine": 3, "overwritten": 4}
+    assert recorder.vocabularies.exchanged(span, ONE) is None
+    recorder.vocabularies.add(span, EXCHANGING, {"added": 5})
+    ended = recorder.ended(span)
+    assert dict(recorder.vocabularies.of(ended, EXCHANGING).attributes or {}) == {**(so_far or {}), "added": 5}
+    assert dict(ended.attributes or {}) == {"plain": 1, "stamped": 1, "both": 1, "overwritten": 4}
+    assert recorder.vocabularies.of(ended, ONE) is ended
+
+
+def test_what_is_in_the_place_of_all_attributes_is_not_exchanged(recorder: Recorder) -> None:
+    span = recorder.start()
+    recorder.vocabularies.exchange(span, "what was stamped", {"plain": 1}, {"mine": 1})
+    recorder.vocabularies.replace(span, EXCHANGING, bounded({"plain": 1}))
+    assert dict(recorder.vocabularies.of(recorder.ended(span), EXCHANGING).attributes or {}) == {"plain": 1}
+
+
+def test_an_exchange_is_within_the_limits_of_a_span() -> None:
+    recorder = Recorder(SpanLimits(max_span_attributes=2, max_span_attribute_length=3))
+    span = recorder.start()
+    span.set_attributes({"a": 1, "b": 2})
+    recorder.vocabularies.exchange(span, "what was stamped", {"a": 1}, {"mine": "a long one"})
+    words = recorder.vocabularies.of(recorder.ended(span), EXCHANGING)
+    assert dict(words.attributes or {}) == {"mine": "a l", "b": 2}
+    assert words.dropped_attributes == 1
+    recorder.provider.shutdown()
 
 
 def test_what_was_dropped_of_the_attributes_in_its_place_stays_counted(recorder: Recorder) -> None:
@@ -177,11 +214,12 @@ NOTED: dict[str, Callable[[Vocabularies, Span], None]] = {
     "replaced": lambda notes, span: notes.replace(span, ONE, bounded({"own": 1})),
     "added": lambda notes, span: notes.add(span, ONE, {"own": 1}),
     "withheld": lambda notes, span: notes.withhold(span, "arize"),
+    "exchanged": lambda notes, span: notes.exchange(span, "what was stamped", {"plain": 1}, {"own": 1}),
 }
 
 
 # A backend can read a span in words that are noted of it, and in some that are not.
-@pytest.mark.parametrize("read_in", [ONE, OTHER, None], ids=["noted", "unnoted", "plain"])
+@pytest.mark.parametrize("read_in", [ONE, OTHER, EXCHANGING, None], ids=["noted", "unnoted", "exchanging", "plain"])
 @pytest.mark.parametrize("noted", NOTED)
 def test_nothing_is_left_of_a_span_that_was_read(recorder: Recorder, noted: str, read_in: Vocabulary | None) -> None:
     for _ in range(10):
@@ -235,7 +273,8 @@ class Fed:
 
     def add(self, member: Member, inner: SpanProcessor, account: str = "a", **overrides: str) -> None:
         site = Site(owner=None, kind="otlp_http", endpoint=None, identity=account)
-        self.backends.add(self.provider, member, inner, site, overrides)
+        change = own_resource({}, overrides, insisted=frozenset(overrides))
+        self.backends.add(self.provider, member, inner, site, change)
 
     def span(self, name: str = "x") -> None:
         self.tracer.start_span(name).end()
