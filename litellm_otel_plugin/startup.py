@@ -10,73 +10,38 @@ import logging
 import os
 import sys
 import uuid
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID
 from opentelemetry.sdk.trace import TracerProvider
 
 from litellm_otel_plugin import upstream
-from litellm_otel_plugin.announcement import announce
-from litellm_otel_plugin.backends.accounts import account_of, processors_of_provider, without_known_accounts
-from litellm_otel_plugin.backends.folding import Backend, Backends
+from litellm_otel_plugin.backends.accounts import account_of, processors_of_provider
+from litellm_otel_plugin.backends.folding import Backends
 from litellm_otel_plugin.backends.operators import Operators
 from litellm_otel_plugin.backends.tenants import RouteProcessor, Tenants
 from litellm_otel_plugin.backends.vocabularies import Vocabularies
-from litellm_otel_plugin.console import console_is_wanted, draw_on_console
 from litellm_otel_plugin.delivery import Delivery, Limits
-from litellm_otel_plugin.guard import contained, guard
+from litellm_otel_plugin.guard import guard
+from litellm_otel_plugin.installation import Installation, cause_of, sdk_is_disabled
 from litellm_otel_plugin.privacy import variables_named_in
-from litellm_otel_plugin.request.chain import ChainError
+from litellm_otel_plugin.publishing import choose_logger, not_published, published
 from litellm_otel_plugin.request.log_records import mark_with_ids
 from litellm_otel_plugin.request.record import record_of_context
-from litellm_otel_plugin.request.untraced import leave_out_untraced
-from litellm_otel_plugin.seams import APPLICATION, FOLDING_LOST, HTTP_CLIENT, SeamMissing
+from litellm_otel_plugin.seams import FOLDING_LOST, HTTP_CLIENT, SeamMissing
 from litellm_otel_plugin.settings import load_settings, unknown_names
 from litellm_otel_plugin.shutdown import flush_everything
-from litellm_otel_plugin.upstream.attempts import AttemptSpans
 from litellm_otel_plugin.upstream.folding import Folding
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from typing import TypeGuard
+    from collections.abc import Callable
 
     from opentelemetry.sdk.trace import ReadableSpan
 
     from litellm_otel_plugin.hooks import OtelPlugin
-    from litellm_otel_plugin.settings import Settings
 
 log = logging.getLogger("litellm_otel_plugin")
-
-SDK_DISABLED = "OTEL_SDK_DISABLED"
-STABILITY_OPT_IN = "OTEL_SEMCONV_STABILITY_OPT_IN"
-
-
-@dataclass
-class Installation:
-    """The plugin in this process."""
-
-    plugin: OtelPlugin
-    settings: Settings
-    operators_provider: TracerProvider | None
-    off: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    folding: Folding | None = None
-    earlier: upstream.EarlierLoggers | None = None
-    unbuilt: set[str] = field(default_factory=set)
-    adopted: bool = False
-    announced: bool = False
-    guardrails: upstream.GuardrailWatch = field(default_factory=upstream.GuardrailWatch)
-
-    def note(self, line: str) -> None:
-        """Have a line said with the start-up report, or at once where that has been given."""
-        if self.announced:
-            log.warning("%s", line)
-        elif line not in self.notes:
-            self.notes.append(line)
-
 
 _installation: Installation | None = None
 
@@ -130,14 +95,14 @@ def _arrange(installation: Installation) -> None:
         token_count_sent,
     )
 
-    with _switching_off(installation):
+    with installation.switching_off():
         upstream.wrap_publish(
-            prepare=lambda: _choose_logger(installation),
-            after=lambda logger: _published(installation, logger),
-            failed=lambda error: _not_published(installation, error),
+            prepare=lambda: choose_logger(installation),
+            after=lambda logger: published(installation, logger),
+            failed=lambda error: not_published(installation, error),
         )
     if installation.off:  # LiteLLM stays as it is: its v2 tracing without our part of it loses half of each trace
-        announce(installation.off, installation.notes, [])
+        installation.announce()
         return
     arrangements: tuple[Callable[[], None], ...] = (
         upstream.enable_v2,
@@ -166,7 +131,7 @@ def _arrange(installation: Installation) -> None:
         lambda: _watch_earlier_loggers(installation),
     )
     for arrangement in arrangements:
-        with _switching_off(installation):
+        with installation.switching_off():
             arrangement()
 
 
@@ -174,12 +139,8 @@ def _propagate(installation: Installation) -> None:
     """Let providers continue the trace, where there is a span of each attempt to name."""
     if not installation.settings.fold:
         installation.off[HTTP_CLIENT.lost] = "without folding there is no span for each attempt"
-    elif not _sdk_is_disabled():
+    elif not sdk_is_disabled():
         upstream.propagate_to_providers()
-
-
-def _sdk_is_disabled() -> bool:
-    return os.environ.get(SDK_DISABLED, "").strip().lower() == "true"
 
 
 _CORRELATE_LOGS = (
@@ -265,147 +226,14 @@ def _watch_earlier_loggers(installation: Installation) -> None:
     earlier.watch()
 
 
-def _choose_logger(installation: Installation) -> Any:
-    """The one logger, emitting through the operator's own provider where that is the global one already."""
-    try:
-        logger = installation.folding.publishable() if installation.folding else upstream.ensure_v2_logger()
-    except Exception as error:  # noqa: BLE001 - whatever LiteLLM cannot build an exporter with
-        installation.notes.append(f"LiteLLM could not build a logger as it is configured ({_cause(error)})")
-        return None
-    with contained("choosing the provider to publish"):
-        _settle_provider(installation, logger)
-    if installation.folding is not None:
-        with contained("telling attempts apart"), _switching_off(installation):
-            _tell_attempts_apart(installation.plugin, logger)
-    return logger
-
-
-def _tell_attempts_apart(plugin: OtelPlugin, logger: Any) -> None:
-    if plugin.spans is None:
-        plugin.spans = AttemptSpans(logger)
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=plugin.spans.calls.begin_anew)
-
-
-def _not_published(installation: Installation, error: Exception) -> None:
-    installation.off["every trace"] = f"LiteLLM could not build its logger: {_cause(error)}"
-    announce(installation.off, installation.notes, [])
-
-
 def _preset_is_unbuilt(installation: Installation, name: str, error: Exception | None) -> None:
     """LiteLLM asks for it again with every request that it is to be told of: it is said once."""
     installation.unbuilt.add(name)
-    reason = "LiteLLM finds no credentials for it" if error is None else _cause(error)
+    reason = "LiteLLM finds no credentials for it" if error is None else cause_of(error)
     asked_for = variables_named_in(str(error)) if error is not None else ()
     if asked_for:
         reason = f"{reason}, it asks for {', '.join(asked_for)}"
     installation.note(f"the callback {name} cannot be built as it is configured: {reason}")
-
-
-def _cause(error: Exception) -> str:
-    """What failed, by name: the text of somebody else's exception can show a value."""
-    missing = f" {error.name}" if isinstance(error, ImportError) and error.name else ""
-    return f"{type(error).__name__}{missing}"
-
-
-def _settle_provider(installation: Installation, logger: Any) -> None:
-    current = trace.get_tracer_provider()
-    if current is logger.tracer_provider or isinstance(current, trace.ProxyTracerProvider):
-        return
-    if not _is_the_operators(current, installation):
-        owner = type(current).__module__.partition(".")[0]
-        installation.notes.append(f"another provider ({owner}) is global already: traces go through LiteLLM's own")
-        return
-    installation.adopted = True
-    installation.notes.append("an OpenTelemetry SDK provider was already set: it is used, with its exporters")
-    processors = upstream.adopt_provider(logger, current)
-    backends = [each for each in processors if isinstance(each, Backend)]
-    others = [each for each in processors if not isinstance(each, Backend)]
-    keep, twice = without_known_accounts(others, processors_of_provider(current) or ())
-    for processor in keep:
-        current.add_span_processor(processor)
-    for processor in twice:
-        processor.shutdown()
-    if twice:
-        installation.notes.append(f"{len(twice)} exporter(s) for an account that it already writes to: left out")
-    if installation.folding is not None:
-        for backend in backends:  # after the others, which note what a backend needs
-            installation.folding.backends.move(backend, current)
-
-
-def _is_the_operators(provider: object, installation: Installation) -> TypeGuard[TracerProvider]:
-    """Whether an SDK provider was set before LiteLLM's callbacks, or by none of them."""
-    return isinstance(provider, TracerProvider) and (
-        provider is installation.operators_provider or not upstream.belongs_to_a_logger(provider)
-    )
-
-
-def _published(installation: Installation, logger: Any) -> None:
-    """LiteLLM's callbacks exist and one provider is global. LiteLLM swallows exceptions from here."""
-    with contained("registering the plugin's hooks"):
-        upstream.register_hooks(installation.plugin)
-    backends = []
-    with contained("listing the backends"):
-        if installation.folding is not None:
-            backends = [(backend.name, backend.site.endpoint) for backend in installation.folding.backends]
-        else:
-            backends = [exporter for each in upstream.v2_loggers() for exporter in upstream.configured_exporters(each)]
-    if installation.earlier is not None:
-        with contained("looking at the earlier loggers"), _switching_off(installation):
-            installation.earlier.start()
-    with contained("attaching the console view"):
-        if installation.adopted:
-            backends.append(("the exporters of the provider that was already set", None))
-        if console_is_wanted(installation.settings.console, backends=len(backends)):
-            draw_on_console(logger.tracer_provider, shows_content=upstream.captures_content(logger))
-            backends.append(("console", None))
-    installation.guardrails.look()
-    with contained("leaving out what is not traced"):
-        leave_out_untraced(logger.tracer_provider, logger.tracer)
-    with contained("dropping the MCP SDK's message spans"):
-        upstream.drop_mcp_message_spans()
-    with contained("mounting the request layer"):
-        _mount(installation, logger.tracer_provider)
-    if _sdk_is_disabled():
-        installation.off["every trace"] = f"{SDK_DISABLED} is set"
-    if not installation.announced:
-        installation.announced = True
-        announce(installation.off, installation.notes, backends)
-
-
-def _mount(installation: Installation, provider: TracerProvider) -> None:
-    opt_in = [mode.strip() for mode in os.environ.get(STABILITY_OPT_IN, "").split(",")]
-    excluded_paths = ""
-    with _switching_off(installation):
-        excluded_paths = upstream.excluded_paths()
-    with _switching_off(installation):
-        # Only here: where the instrumentation is not as we know it, the rest of the plugin still starts.
-        from litellm_otel_plugin.request.mount import mount  # noqa: PLC0415
-
-        mounted = mount(
-            upstream.application(),
-            tracer_provider=provider,
-            legacy_names=installation.settings.http_semconv == "dup" or "http/dup" in opt_in,
-            excluded_paths=excluded_paths,
-            server_timing=installation.settings.server_timing,
-            remote_parent=installation.settings.remote_parent,
-        )
-        installation.off.update(mounted.off)
-
-
-@contextmanager
-def _switching_off(installation: Installation) -> Iterator[None]:
-    """Where LiteLLM or OpenTelemetry lacks what the block needs, note the feature that is off with it.
-
-    What is there and not as we know it does not keep the proxy from starting either.
-    """
-    with contained("placing a call in LiteLLM"):
-        try:
-            yield
-        except SeamMissing as missing:
-            installation.off[missing.seam.lost] = str(missing)
-        except (ImportError, ChainError) as error:
-            installation.off[APPLICATION.lost] = str(error)
 
 
 def _give_log_lines_an_outlet() -> None:

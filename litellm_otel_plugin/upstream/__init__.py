@@ -31,7 +31,8 @@ from litellm_otel_plugin.upstream.exporters import (
     wrap_exporters,
     wrap_resource,
 )
-from litellm_otel_plugin.upstream.guardrails import GuardrailWatch, withhold_texts
+from litellm_otel_plugin.upstream.guardrail_texts import withhold_texts
+from litellm_otel_plugin.upstream.guardrails import GuardrailWatch
 from litellm_otel_plugin.upstream.loggers import (
     adopt_provider,
     belongs_to_a_logger,

@@ -35,7 +35,6 @@ from litellm_otel_plugin.upstream.exporters import (
 )
 from litellm_otel_plugin.upstream.identity import Identities
 from litellm_otel_plugin.upstream.loggers import (
-    FOR_EVERY_REQUEST,
     LISTS_OF_A_LOGGER,
     add_callback,
     adopt_provider,
@@ -44,6 +43,8 @@ from litellm_otel_plugin.upstream.loggers import (
     listed_loggers,
     otel_settings,
 )
+from litellm_otel_plugin.upstream.members import EveryRequest, FoldedLogger, StandIn, is_listed, name_of
+from litellm_otel_plugin.upstream.quiet import QuietKinds
 from litellm_otel_plugin.upstream.routes import Routes
 from litellm_otel_plugin.upstream.wording import Wordings, remember_how_data_are_made, show_langfuse_its_root
 
@@ -54,46 +55,6 @@ if TYPE_CHECKING:
 
     from litellm_otel_plugin.backends.folding import AskingRequest, Backends
     from litellm_otel_plugin.backends.resources import OwnResource
-    from litellm_otel_plugin.backends.vocabularies import Vocabulary
-
-
-class FoldedLogger:
-    """One of LiteLLM's loggers, as a member of the backends that it would have written to."""
-
-    def __init__(self, logger: Any, owner: str | None, vocabulary: Vocabulary | None) -> None:
-        self.logger = logger
-        self.name = name_of(logger)
-        self.owner = owner
-        self.vocabulary = vocabulary
-
-    def is_listed(self) -> bool:
-        """Whether it is among the callbacks for every request."""
-        return _is_listed(self.logger)
-
-
-class StandIn(FoldedLogger):
-    """A preset's logger where it feeds the operator's collector too: as long as `otel` is not listed for that."""
-
-    def __init__(self, logger: Any, generic: Callable[[], Any]) -> None:
-        super().__init__(logger, None, None)
-        self._generic = generic
-
-    def is_listed(self) -> bool:
-        """Whether it is among the callbacks for every request, and `otel` is not: any request can have that built."""
-        generic = self._generic()
-        return super().is_listed() and (generic is None or not _is_listed(generic))
-
-
-class EveryRequest:
-    """Where no callback of LiteLLM's names a backend: the one that the environment names is for every request."""
-
-    name = GENERIC_CALLBACK
-    owner = None
-    vocabulary = None
-
-    def is_listed(self) -> bool:
-        """Always."""
-        return True
 
 
 class Folding:
@@ -111,7 +72,7 @@ class Folding:
         self._folded: list[Any] = []
         # Of those, the ones that the operator's own code made: `otel` does not name them.
         self._made_by_operator: list[Any] = []
-        self._quiet_kinds: dict[Any, Any] = {}
+        self._quiet_kinds = QuietKinds(lambda: self.logger().tracer_provider)
         self._identities = Identities(backends.vocabularies)
         self._wordings = Wordings(backends.vocabularies, self._identities, self._is_wanted)
         self._routes = Routes(backends.vocabularies, self._identities, lambda: tuple(self._folded), self._is_wanted)
@@ -226,7 +187,7 @@ class Folding:
             if type(logger).log_pre_api_call is not take(seams.V2_LOGGER).log_pre_api_call:
                 # LiteLLM has its first logger told of hand-offs, wherever that is listed, and that is the one now.
                 add_callback(logger, ("input_callback",))
-            logger.__class__ = self._quiet_kind(type(logger))
+            logger.__class__ = self._quiet_kinds.of(type(logger))
             config = logger.config
             own = [spec for spec in config.exporters if spec.owner is not None]
             logger._tenant_tracers = take(seams.ROUTE_CACHE)(  # noqa: SLF001 - without what is not this logger's own
@@ -311,19 +272,6 @@ class Folding:
             )
             self.backends.add(self.logger().tracer_provider, member, processor, site, change)
 
-    def _quiet_kind(self, kind: Any) -> Any:
-        """The class of a folded logger: what LiteLLM's own adds to ``OpenTelemetryV2``, and nothing recorded."""
-        if kind not in self._quiet_kinds:
-            generic = take(seams.V2_LOGGER)
-            if kind is generic:
-                made = _quiet_generic(generic, lambda: self.logger().tracer_provider)
-            else:
-                # LiteLLM looks for some hooks on the class itself, not on what it inherits from.
-                own = {name: value for name, value in vars(kind).items() if not name.startswith("__")}
-                made = type(kind.__name__, (kind, self._quiet_kind(generic)), {**own, "__module__": kind.__module__})
-            self._quiet_kinds[kind] = made
-        return self._quiet_kinds[kind]
-
     def _resource_change(self, config: Any) -> OwnResource | None:
         """How what a logger says of this process differs from what the one logger says."""
         plain, own = _said_of_process(self.logger().config), _said_of_process(config)
@@ -331,7 +279,7 @@ class Folding:
 
     def _is_wanted(self, logger: Any) -> bool:
         """Whether the request that this code runs for concerns a folded logger."""
-        if _is_listed(logger) or logger.callback_name in take(seams.REQUEST_BACKENDS)():
+        if is_listed(logger) or logger.callback_name in take(seams.REQUEST_BACKENDS)():
             return True
         request = self._request()
         return request is not None and name_of(logger) in (request.asked_callbacks or ())
@@ -370,49 +318,8 @@ def _look_for_what_is_used() -> None:
             raise SeamMissing(seam)
 
 
-def _quiet_generic(generic: Any, provider: Callable[[], Any]) -> Any:
-    """``OpenTelemetryV2`` without what it records."""
-
-    async def nothing_later(_: Any, *__: Any, **___: Any) -> None:
-        """Recorded by the one logger."""
-
-    def nothing(_: Any, *__: Any, **___: Any) -> None:
-        """Recorded by the one logger."""
-
-    methods = {
-        "tracer_provider": property(lambda _: provider()),
-        "log_pre_api_call": nothing,
-        **dict.fromkeys(
-            (
-                "async_log_success_event",
-                "async_log_failure_event",
-                "async_service_success_hook",
-                "async_service_failure_hook",
-                "async_post_call_failure_hook",
-            ),
-            nothing_later,
-        ),
-    }
-    return type(generic.__name__, (generic,), {**methods, "__module__": generic.__module__})
-
-
 def _is_one_of(logger: Any, loggers: list[Any]) -> bool:
     return any(logger is each for each in loggers)
-
-
-def name_of(logger: Any) -> str:
-    """A logger's callback, as an operator writes it."""
-    return logger.callback_name or GENERIC_CALLBACK
-
-
-def _is_listed(logger: Any) -> bool:
-    import litellm  # noqa: PLC0415 - see the package's docstring
-
-    name = name_of(logger)
-    return any(
-        logger in callbacks or name in callbacks
-        for callbacks in (getattr(litellm, each, ()) for each in FOR_EVERY_REQUEST)
-    )
 
 
 def _of_the_one_logger(config: Any, settings: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from litellm_otel_plugin import seams, upstream
 from litellm_otel_plugin.backends.views import OPERATOR
 from litellm_otel_plugin.request.guardrails import Run
-from litellm_otel_plugin.upstream import guardrails, tenants
+from litellm_otel_plugin.upstream import guardrail_texts, guardrails, tenants
 from litellm_otel_plugin.upstream.attempts import FAILURES_ARE_TOLD_KEY
 from litellm_otel_plugin.upstream.logs import SERVER_LOGGERS
 from tests.support.spans import SpanMemory
@@ -332,7 +332,7 @@ def test_where_the_text_of_a_failure_comes_from() -> None:
         "error_information": {"error_message": "quoted", "traceback": "quoted", "error_class": "ValueError"},
     }
     assert "quoted" in str(parse(payload))
-    told = guardrails._without_message({"standard_logging_object": payload})["standard_logging_object"]
+    told = guardrail_texts._without_message({"standard_logging_object": payload})["standard_logging_object"]
     assert "quoted" not in str(parse(told))
     assert parse(told).error_type == "ValueError"
 

@@ -13,6 +13,7 @@ from opentelemetry import trace
 
 from litellm_otel_plugin import seams, startup, upstream
 from litellm_otel_plugin.hooks import OtelPlugin
+from litellm_otel_plugin.installation import Installation
 from litellm_otel_plugin.settings import Settings
 from litellm_otel_plugin.upstream.folding import Folding
 from tests.support.folding import COLLECTOR, HOSTS, VARIABLES, Gateway, gateway, tree
@@ -39,7 +40,7 @@ class Watched:
     """LiteLLM's callbacks, with an eye on its earlier loggers."""
 
     proxy: Gateway
-    installation: startup.Installation
+    installation: Installation
     built: list[Any] = field(default_factory=list)
     shut_down: list[tuple[int, str]] = field(default_factory=list)
 
@@ -90,7 +91,7 @@ def watching(
         patch.setattr(provider_class, "shutdown", shut_and_note)
 
     with gateway(*variables_of, environment=environment, arrange=keep_books) as proxy:
-        installation = startup.Installation(OtelPlugin(), Settings(), None, folding=proxy.folding)
+        installation = Installation(OtelPlugin(), Settings(), None, folding=proxy.folding)
         startup._watch_earlier_loggers(installation)
         yield Watched(proxy, installation, built, shut_down)
 

@@ -431,11 +431,11 @@ def test_an_exception_that_a_guardrail_raised_is_recorded_without_its_text(*, pa
 def test_a_text_is_shown_where_every_backend_may_see_it(
     monkeypatch: pytest.MonkeyPatch, captures: tuple[bool, ...], *, shown: bool
 ) -> None:
-    from litellm_otel_plugin.upstream import guardrails  # noqa: PLC0415 - as above
+    from litellm_otel_plugin.upstream import guardrail_texts  # noqa: PLC0415 - as above
 
     loggers = [SimpleNamespace(config=SimpleNamespace(capture_span_content=each)) for each in captures]
-    monkeypatch.setattr(guardrails, "v2_loggers", lambda: loggers)
-    assert guardrails.text_may_be_shown() is shown
+    monkeypatch.setattr(guardrail_texts, "v2_loggers", lambda: loggers)
+    assert guardrail_texts.text_may_be_shown() is shown
 
 
 def test_whose_callbacks_can_act_as_guardrails() -> None:
