@@ -28,6 +28,7 @@ from litellm_otel_plugin.delivery import (
     View,
     engine,
     http_sender,
+    intake,
     report,
 )
 from litellm_otel_plugin.guard import guard
@@ -244,15 +245,15 @@ def test_a_span_that_comes_just_as_the_thread_goes_to_sleep_starts_no_second_rou
         """Is looked at once more after the thread has gone to sleep: that is when the late span comes."""
 
         def __len__(self) -> int:
-            going_to_sleep = threading.current_thread() is delivery._thread and not delivery._awake
+            going_to_sleep = threading.current_thread() is delivery._thread and not delivery._intake._awake
             if going_to_sleep and not came_late.is_set():
-                monkeypatch.setattr(engine, "ROUNDS_BEFORE_SLEEPING", 10**9)
+                monkeypatch.setattr(intake, "ROUNDS_BEFORE_SLEEPING", 10**9)
                 came_late.set()
                 delivery.accept(late, lanes)
             return super().__len__()
 
-    monkeypatch.setattr(engine, "ROUNDS_BEFORE_SLEEPING", 1)
-    delivery._intake = Intake()
+    monkeypatch.setattr(intake, "ROUNDS_BEFORE_SLEEPING", 1)
+    delivery._intake._spans = Intake()
     delivery.accept(first, lanes)
     assert came_late.wait(patience.SECONDS)
     wait_for(lambda: len(collector.spans) == 2)
@@ -261,7 +262,7 @@ def test_a_span_that_comes_just_as_the_thread_goes_to_sleep_starts_no_second_rou
 
     def count() -> None:
         to_come = (*loop._scheduled, *loop._ready)  # in one of them, as it is not due yet, or is
-        rounds.append(sum(each._callback == delivery._take_in for each in to_come))
+        rounds.append(sum(each._callback == delivery._intake._take_in for each in to_come))
 
     loop.call_soon_threadsafe(count)
     wait_for(lambda: bool(rounds))
@@ -427,9 +428,9 @@ def test_an_error_on_a_spans_way_in_costs_that_span_alone_and_is_counted(
     collector: OtlpReceiver, make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any, taken_in_by: str
 ) -> None:
     if taken_in_by == "a flush":
-        monkeypatch.setattr(engine, "SECONDS_BEFORE_TAKING_IN", 2 * patience.SECONDS)
+        monkeypatch.setattr(intake, "SECONDS_BEFORE_TAKING_IN", 2 * patience.SECONDS)
     delivery = make_delivery(schedule_delay_seconds=10 * patience.SECONDS)
-    learn, seen = delivery._packer.learn, 0
+    learn, seen = delivery._intake._packer.learn, 0
 
     def without_memory(encoded: bytes) -> None:
         nonlocal seen
@@ -438,7 +439,7 @@ def test_an_error_on_a_spans_way_in_costs_that_span_alone_and_is_counted(
             raise MemoryError
         learn(encoded)
 
-    monkeypatch.setattr(delivery._packer, "learn", without_memory)
+    monkeypatch.setattr(delivery._intake._packer, "learn", without_memory)
     monkeypatch.setattr(guard, "strict", False)
     one, other = to(collector, name="one"), to(collector, name="other", headers={"x-of": "other"})
     feed(delivery, make_spans(10), one, other)
@@ -523,8 +524,8 @@ def test_what_waits_for_a_dead_collector_is_packed_and_arrives_as_it_was(
 def test_a_thread_that_does_not_get_to_run_costs_the_oldest(
     collector: OtlpReceiver, make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(engine, "INTAKE_SPANS", 100)
-    monkeypatch.setattr(engine, "SECONDS_BEFORE_TAKING_IN", 1.0)
+    monkeypatch.setattr(intake, "INTAKE_SPANS", 100)
+    monkeypatch.setattr(intake, "SECONDS_BEFORE_TAKING_IN", 1.0)
     delivery = make_delivery(schedule_delay_seconds=10.0)
     destination = to(collector)
     feed(delivery, make_spans(150), destination)
@@ -701,7 +702,7 @@ def test_a_tenant_that_comes_back_while_it_is_let_go_is_kept(
         wait_for(lambda: any(each.counts.in_flight for each in delivery.stats().destinations))
         directory.lanes(2, lambda: second)
         assert directory.lanes(1, lambda: first) == lane
-        assert first.key in delivery._lanes
+        assert first.key in delivery._table._lanes
 
 
 def test_of_dead_tenants_that_were_forgotten_only_so_many_are_kept(

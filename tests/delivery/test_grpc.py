@@ -160,7 +160,7 @@ def test_channels_are_bounded_and_those_in_use_stay(
                 feed(delivery, make_spans(2), to(each))
                 assert delivery.flush(patience.SECONDS)
         assert [len(each.spans) for each in receivers] == [4, 4, 4, 4]
-        assert len(delivery._senders["grpc"]._channels) == 2
+        assert len(delivery._couriers._senders["grpc"]._channels) == 2
     finally:
         for each in receivers:
             each.__exit__()
