@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from litellm_otel_plugin.delivery.budget import Budget
-    from litellm_otel_plugin.delivery.engine import LaneTable
     from litellm_otel_plugin.delivery.lane import Lane, Parcel
+    from litellm_otel_plugin.delivery.lane_table import LaneTable
     from litellm_otel_plugin.delivery.limits import Limits
 
 # How soon a tenant's backend looks again whether others' exports under way leave it room.

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
 
     from litellm_otel_plugin.delivery.budget import Budget
-    from litellm_otel_plugin.delivery.engine import LaneTable
+    from litellm_otel_plugin.delivery.lane_table import LaneTable
     from litellm_otel_plugin.delivery.limits import Limits
     from litellm_otel_plugin.delivery.view import View
 

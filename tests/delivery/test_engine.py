@@ -26,9 +26,9 @@ from litellm_otel_plugin.delivery import (
     Directory,
     Limits,
     View,
-    engine,
     http_sender,
     intake,
+    lane_table,
     report,
 )
 from litellm_otel_plugin.guard import guard
@@ -708,7 +708,7 @@ def test_a_tenant_that_comes_back_while_it_is_let_go_is_kept(
 def test_of_dead_tenants_that_were_forgotten_only_so_many_are_kept(
     make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(engine, "MOST_RETIRING", 20)
+    monkeypatch.setattr(lane_table, "MOST_RETIRING", 20)
     delivery = make_delivery()
     directory = Directory(delivery, 5)
     span = make_spans(1)[0]
@@ -726,7 +726,7 @@ def test_of_dead_tenants_that_were_forgotten_only_so_many_are_kept(
 def test_nothing_is_kept_of_a_tenant_that_was_given_up_while_it_waited_for_room(
     make_delivery: MakeDelivery, make_spans: MakeSpans, monkeypatch: Any
 ) -> None:
-    monkeypatch.setattr(engine, "MOST_RETIRING", 0)
+    monkeypatch.setattr(lane_table, "MOST_RETIRING", 0)
     delivery = make_delivery(queue_bytes=20_000)
     with RawBackend(hang) as backend:
         hung, waiting = (to(backend, reserved=False, headers={"x-of": str(n)}) for n in range(2))
