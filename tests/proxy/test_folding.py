@@ -509,6 +509,7 @@ def test_nor_is_anything_sent_twice_over_grpc() -> None:
         assert len(ids) == len(set(ids))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_account", [False, True])
 def test_under_opentelemetry_instrument_its_exporter_gets_whole_trees_too(same_account: bool, tmp_path: Path) -> None:
     presets = ("arize_phoenix", "langfuse_otel")

@@ -53,12 +53,12 @@ def _assert_one_whole_trace(gateway: Gateway) -> None:
     ("callbacks", "environment"),
     [
         pytest.param([PLUGIN], {}, id="our-line-alone"),
-        pytest.param([PLUGIN], {"LITELLM_OTEL_V2": "true"}, id="v2-is-on-already"),
-        pytest.param([PLUGIN], {"LITELLM_OTEL_V2": ""}, id="v2-is-an-empty-variable"),
+        pytest.param([PLUGIN], {"LITELLM_OTEL_V2": "true"}, id="v2-is-on-already", marks=pytest.mark.slow),
+        pytest.param([PLUGIN], {"LITELLM_OTEL_V2": ""}, id="v2-is-an-empty-variable", marks=pytest.mark.slow),
         pytest.param([PLUGIN, "otel"], {}, id="before-otel"),
         pytest.param(["otel", PLUGIN], {"LITELLM_OTEL_V2": "true"}, id="after-otel"),
         pytest.param([], HOOK, id="worker-hook"),
-        pytest.param(["otel", PLUGIN], HOOK, id="worker-hook-and-line"),
+        pytest.param(["otel", PLUGIN], HOOK, id="worker-hook-and-line", marks=pytest.mark.slow),
     ],
 )
 def test_one_trace_however_it_is_installed(callbacks: list[str], environment: dict[str, str]) -> None:
@@ -92,7 +92,7 @@ def test_a_preset_beside_it(callbacks: list[str]) -> None:
         pytest.param([PLUGIN], {"LITELLM_OTEL_V2": "false"}, {}, id="v2-switched-off"),
         pytest.param([PLUGIN], {"LITELLM_OTEL_PLUGIN_ENABLED": "false"}, {}, id="disabled"),
         pytest.param([PLUGIN], {}, {"enabled": False}, id="disabled-in-yaml"),
-        pytest.param([], HOOK, {"enabled": False}, id="worker-hook-disabled-in-yaml"),
+        pytest.param([], HOOK, {"enabled": False}, id="worker-hook-disabled-in-yaml", marks=pytest.mark.slow),
     ],
 )
 def test_it_stands_aside(callbacks: list[str], environment: dict[str, str], settings: dict[str, Any]) -> None:

@@ -42,6 +42,7 @@ async def test_whatever_fails_beside_it_the_delivery_is_closed(
     monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, broken: Callable[..., Any]
 ) -> None:
     monkeypatch.setattr(guard, "strict", False)
+    monkeypatch.setattr(shutdown, "_providers", list)  # those of other tests' are not this one's to flush
     monkeypatch.setattr(owner, name, broken)
     delivery, memory = Delivery(), SpanMemory()
     with OtlpReceiver() as collector:
