@@ -215,6 +215,12 @@ REQUEST_BACKENDS = Seam(
     purpose="the backends that a request's team has an account of its own at",
     lost=FOLDING_LOST,
 )
+OVERRIDDEN = Seam(
+    CONTEXT_MODULE,
+    "suppressed_backends",
+    purpose="the backends whose operator's account a request is not for",
+    lost=FOLDING_LOST,
+)
 PROMOTED = Seam(
     LOGGER_MODULE,
     "promoted_baggage",
@@ -401,6 +407,7 @@ SEAMS = (
     ROUTE_CACHE,
     SERVICE_NAME,
     REQUEST_BACKENDS,
+    OVERRIDDEN,
     PROMOTED,
     IDENTITY,
     ROOT,

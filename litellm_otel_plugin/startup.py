@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from litellm_otel_plugin import upstream
 from litellm_otel_plugin.backends.accounts import account_of, processors_of_provider
-from litellm_otel_plugin.backends.folding import Backends
+from litellm_otel_plugin.backends.folding import Backend, Backends
 from litellm_otel_plugin.backends.operators import Operators
 from litellm_otel_plugin.backends.tenants import RouteProcessor, Tenants
 from litellm_otel_plugin.backends.vocabularies import Vocabularies
@@ -207,9 +207,14 @@ def _watch_earlier_loggers(installation: Installation) -> None:
     def is_fed(callback_name: str, provider: object) -> bool:
         if installation.folding is None:
             return False
-        if callback_name in installation.folding.names() or is_published(provider):
+        folding = installation.folding
+        names = {member.name for each in folding.backends for member in each.members}
+        if is_published(provider) or callback_name in names:
             return True
-        accounts = {account_of(backend) for backend in installation.folding.backends} - {None}
+        fed = [each for each in folding.backends if any(member.is_listed() for member in each.members)]
+        every = processors_of_provider(folding.logger().tracer_provider) or ()
+        operators = [each for each in every if not isinstance(each, Backend)]
+        accounts = {account_of(each) for each in (*fed, *operators)} - {None}
         written = {account_of(each) for each in processors_of_provider(provider) or ()} - {None}
         return bool(written) and written <= accounts
 

@@ -52,6 +52,9 @@ class Member(Protocol):
     def is_listed(self) -> bool:
         """Whether LiteLLM has it among its callbacks, so that it is for every request."""
 
+    def is_overridden(self) -> bool:
+        """Whether this request's team has an account of its own at the backend, instead of the operator's."""
+
 
 class AskingRequest(Protocol):
     """What is known of a request whose team asks for backends of its own."""
@@ -163,10 +166,12 @@ class Backend(SpanProcessor):
         if member is None:
             return span if self.is_the_operators else None
         vocabulary = member.vocabulary
-        if self._vocabularies.is_withheld(span, member.owner):
-            if not self.is_the_operators:
-                return None
-            vocabulary = None  # with the words would come the content that is withheld
+        withheld = self._vocabularies.is_withheld(span, member.owner)
+        if withheld and not self.is_the_operators:
+            return None
+        # What LiteLLM has wrapped around an exporter of its own sees to that; around the operator's there is nothing.
+        if self.is_the_operators and (withheld or member.is_overridden()):
+            vocabulary = None  # with the words would come the content that is not for it
         return self._with_resource(self._vocabularies.of(span, vocabulary))
 
     def _member_for_this_request(self) -> Member | None:

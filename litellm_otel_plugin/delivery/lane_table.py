@@ -46,11 +46,13 @@ class LaneTable:
     def restart_in_child(self) -> object:
         """After a fork: the same destinations, with nothing in them. Returns what belongs to the parent's loop."""
         parents = self._flushes
-        for lane in [lane for lane in self._lanes.values() if lane.retiring]:
-            del self._lanes[lane.key]
+        lanes = list(self._lanes.values())
         self._begin()
         self.budget.reset()
-        for lane in self._lanes.values():
+        for lane in lanes:
+            if lane.retiring:
+                del self._lanes[lane.key]
+            lane.retiring = lane.given_up = False  # whoever still has it may find it again
             lane.reset()
         return parents
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -51,8 +52,12 @@ class Client:
         """
         if not self._body_read or self._waited_for:
             return False  # what comes next is the body, or goes to who waits for it
-        if self._promised is not None:
-            return self._promised.done() and _says_so(self._promised.result())
+        promised = self._promised
+        if promised is not None:
+            arrived = promised.done() and not promised.cancelled() and promised.exception() is None
+            return arrived and _says_so(promised.result())
+        if not inspect.ismethod(self._receive):
+            return False  # somebody's wrapper: one that takes a message and waits on would lose it if it is not awaited
         if self._ahead is None:
             self._ahead = _at_once(self._receive())
         return self._ahead is not None and _says_so(self._ahead)

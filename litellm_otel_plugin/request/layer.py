@@ -108,10 +108,11 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         """Pass a message on to the client; stamp what it tells."""
-        with contained("stamping a response"):
-            starts = message["type"] == "http.response.start"
-            if starts and not self._record.client_gone:
+        starts = message["type"] == "http.response.start"
+        if starts and not self._record.client_gone:
+            with contained("looking for a client that left"):
                 self._record.client_gone = self._client.has_left()
+        with contained("stamping a response"):
             message = _observe(self._record, message)
             if starts and self._server_timing:
                 message = _with_server_timing(self._record, message)

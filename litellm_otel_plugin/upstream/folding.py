@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry import trace
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID
-from opentelemetry.sdk.trace import SpanProcessor
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from pydantic import ValidationError
 
 from litellm_otel_plugin import seams
@@ -162,15 +162,23 @@ class Folding:
             return logger
 
     def _is_unfolded(self, logger: Any) -> bool:
-        return as_v2_logger(logger) is not None and not _is_one_of(logger, [self._one, *self._folded])
+        known = [self._one, *self._folded, *self._made_by_operator]
+        return as_v2_logger(logger) is not None and not _is_one_of(logger, known)
 
     def _fold_operators(self, logger: Any) -> None:
         """Fold a logger that is listed as an object: one that the operator's own code made."""
-        if not stamps_identity(logger.tracer_provider):
-            self._say(f"a {type(logger).__name__} among the callbacks has a provider of its own: it is left as it is")
-            return
-        self._made_by_operator.append(logger)
-        self._fold_late(logger)
+        name = f"a {type(logger).__name__} among the callbacks"
+        provider = logger.tracer_provider
+        if isinstance(provider, TracerProvider) and provider is trace.get_tracer_provider():
+            self._made_by_operator.append(logger)
+            logger.__class__ = self._quiet_kinds.of(type(logger))
+            self._say(f"{name} writes to the provider that was already set: it records nothing of its own there")
+        elif stamps_identity(provider):
+            self._made_by_operator.append(logger)
+            self._fold_late(logger)
+            self._say(f"{name} is one more backend: its exporters are kept, not what else its provider does")
+        else:
+            self._say(f"{name} has a provider of its own: it is left as it is")
 
     def _fold_late(self, logger: Any) -> None:
         """Fold a logger that was built before there was anything to fold it into."""
@@ -302,6 +310,7 @@ def _look_for_what_is_used() -> None:
         seams.ROUTE_CACHE: ("route_for", "release", "_credential_headers", "_project_headers"),
         seams.SERVICE_NAME: (),
         seams.REQUEST_BACKENDS: (),
+        seams.OVERRIDDEN: (),
         seams.PROMOTED: (),
         seams.IDENTITY: ("from_user_api_key_auth",),
         seams.ROOT: (),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from litellm_otel_plugin import seams
 from litellm_otel_plugin.backends.folding import GENERIC_CALLBACK
+from litellm_otel_plugin.upstream.access import take
 from litellm_otel_plugin.upstream.loggers import FOR_EVERY_REQUEST
 
 if TYPE_CHECKING:
@@ -25,6 +27,10 @@ class FoldedLogger:
     def is_listed(self) -> bool:
         """Whether it is among the callbacks for every request."""
         return is_listed(self.logger)
+
+    def is_overridden(self) -> bool:
+        """Whether this request's team has an account of its own at the backend, instead of the operator's."""
+        return self.owner in take(seams.OVERRIDDEN)()
 
 
 class StandIn(FoldedLogger):
@@ -50,6 +56,10 @@ class EveryRequest:
     def is_listed(self) -> bool:
         """Always."""
         return True
+
+    def is_overridden(self) -> bool:
+        """Never: it is no preset's."""
+        return False
 
 
 def name_of(logger: Any) -> str:

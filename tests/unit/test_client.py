@@ -70,6 +70,34 @@ async def test_a_body_that_is_not_read_to_its_end_is_left_to_the_application(ser
     assert await client.receive() == BODY
 
 
+@pytest.mark.parametrize("kind", [Queued, Promising])
+async def test_a_wrapper_around_the_channel_is_waited_for_by_the_application_alone(kind: type[Queued]) -> None:
+    server = kind()
+
+    async def takes_and_waits() -> Any:
+        message = await server.receive()
+        await asyncio.sleep(0)
+        return message
+
+    client = Client(takes_and_waits)
+    server.tell(BODY)
+    await client.receive()
+    server.tell(GONE)
+    assert not client.has_left()
+    assert await client.receive() == GONE
+
+
+async def test_a_promise_that_the_server_takes_back_says_nothing() -> None:
+    server = Promising()
+    client = Client(server.receive)
+    server.tell(BODY)
+    await client.receive()
+    assert client._promised is not None
+    client._promised.cancel()
+    await asyncio.sleep(0)
+    assert not client.has_left()
+
+
 async def test_a_message_that_comes_later_is_the_applications(server: Queued) -> None:
     client = Client(server.receive)
     server.tell(BODY)

@@ -11,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from opentelemetry import trace
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.trace import SpanKind, StatusCode
@@ -486,6 +487,37 @@ def test_a_logger_of_the_operators_with_a_provider_of_its_own_is_left_to_them() 
         assert [span.kind for span in own.spans] == [SpanKind.CLIENT]
         assert len(proxy.spans_of("otel")) == 4
         assert [line for line in proxy.said if "OpenTelemetryV2" in line and "its own" in line]
+
+
+def test_a_logger_of_the_operators_on_the_provider_that_is_used_records_nothing_twice() -> None:
+    import litellm  # noqa: PLC0415 - as above
+
+    own = SpanMemory()
+    with gateway("otel", arrange=lambda patch: patch.setattr(trace, "_TRACER_PROVIDER", own.provider)) as proxy:
+        logger = proxy.build("otel")
+        mine = upstream.take(seams.V2_LOGGER)(tracer_provider=own.provider)
+        mine.label = "mine"
+        litellm.callbacks[:] = [logger, mine]
+        proxy.enlist(logger)
+        proxy.enlist(mine)
+        proxy.publish()
+        upstream.adopt_provider(proxy.published, own.provider)
+        proxy.request()
+        assert len([span for span in own.spans if span.name.startswith("chat ")]) == 1
+        assert [line for line in proxy.said if "OpenTelemetryV2" in line and "nothing of its own" in line]
+
+
+@pytest.mark.contract
+def test_a_backend_knows_whose_requests_are_not_for_the_operators_account() -> None:
+    with gateway("otel", "langfuse_otel") as proxy:
+        proxy.start("otel", "langfuse_otel")
+        assert proxy.folding is not None
+        (member,) = [
+            each for backend in proxy.folding.backends for each in backend.members if each.owner == "langfuse_otel"
+        ]
+        assert not member.is_overridden()
+        upstream.put(seams.OVERRIDDEN, lambda: frozenset({"langfuse_otel"}))
+        assert member.is_overridden()
 
 
 def _config_for(endpoint: str) -> Any:

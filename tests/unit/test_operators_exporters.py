@@ -36,9 +36,13 @@ class Member:
         self.owner = owner
         self.vocabulary = vocabulary
         self.listed = True
+        self.overridden = False
 
     def is_listed(self) -> bool:
         return self.listed
+
+    def is_overridden(self) -> bool:
+        return self.overridden
 
 
 def preset() -> Member:
@@ -220,6 +224,18 @@ def test_what_is_kept_from_the_preset_is_sent_as_the_operator_has_it(house: Hous
     house.add_at_start(preset(), **PROJECT)
     house.span("a tenant's call", withheld=True)
     assert words(house.received()["a tenant's call"]) == (None, "theirs", "mine")
+
+
+def test_where_a_tenant_has_an_account_instead_the_operators_exporter_sends_it_plain(house: House) -> None:
+    member = preset()
+    house.add_at_start(member)
+    house.span("the operator's")
+    member.overridden = True
+    house.span("a tenant's")
+    assert {name: words(span)[0] for name, span in house.received().items()} == {
+        "the operator's": 2,
+        "a tenant's": None,
+    }
 
 
 def test_what_ended_before_it_was_known_who_asks_is_not_sent_again(house: House) -> None:

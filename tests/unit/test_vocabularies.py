@@ -258,6 +258,9 @@ class Member:
     def is_listed(self) -> bool:
         return self.listed
 
+    def is_overridden(self) -> bool:
+        return False
+
 
 class Fed:
     """Backends behind a real provider, and the request that is under way."""
