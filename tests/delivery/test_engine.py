@@ -191,7 +191,7 @@ def test_nothing_runs_before_the_first_span_and_one_thread_after(
 
 
 def _threads_since(earlier: set[threading.Thread]) -> list[str]:
-    """The names of ours that have started since. LiteLLM's own are named alike, and outlive the tests that need them."""
+    """The names of ours that have started since. LiteLLM has its own, named alike, which outlive their tests."""
     names = [thread.name for thread in threading.enumerate() if thread not in earlier]
     return [
         name for name in names if name.startswith("litellm-otel") and not name.startswith("litellm-otel-destination")
