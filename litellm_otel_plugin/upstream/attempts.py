@@ -125,7 +125,8 @@ class AttemptSpans:
             if failed and attempt.failure is None:
                 attempt.failure = kwargs.get("exception")
             answer = kwargs[PAYLOAD_KEY].get("response")
-            kwargs = {**kwargs, PAYLOAD_KEY: _payload(attempt, {**kwargs, **attempt.noted}, end_time, answer)}
+            own = _payload(attempt, {**kwargs, **attempt.noted}, end_time, answer)
+            kwargs = {**kwargs, PAYLOAD_KEY: own or kwargs[PAYLOAD_KEY]}
         try:
             return self._close_with(attempt, kwargs, start_time, end_time)
         finally:

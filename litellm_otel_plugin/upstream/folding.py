@@ -167,7 +167,7 @@ class Folding:
 
     def _fold_operators(self, logger: Any) -> None:
         """Fold a logger that is listed as an object: one that the operator's own code made."""
-        name = f"a {type(logger).__name__} among the callbacks"
+        name = f"the {type(logger).__name__} among the callbacks"
         provider = logger.tracer_provider
         if isinstance(provider, TracerProvider) and provider is trace.get_tracer_provider():
             self._made_by_operator.append(logger)
