@@ -50,7 +50,7 @@ FAILURES_ARE_TOLD_KEY = "has_logged_async_failure"
 PAYLOAD_KEY = "standard_logging_object"
 PASSED_THROUGH = "pass_through_endpoint"
 
-_in_hand: ContextVar[Attempt | None] = ContextVar("litellm_otel_plugin_attempt", default=None)
+_in_hand: ContextVar[Attempt | None] = ContextVar("litellm_otel_plugin_attempt_in_hand", default=None)
 
 
 class AttemptSpans:

@@ -141,10 +141,6 @@ class Folding:
             proxy.open_telemetry_logger = one  # type: ignore[attr-defined]  # a module's variable
         return one
 
-    def names(self) -> list[str]:
-        """The callbacks whose loggers are folded."""
-        return [name_of(logger) for logger in self._folded]
-
     def in_words_of(self, span: ReadableSpan, callback_name: str | None) -> ReadableSpan:
         """An ended span as a tenant's backend of this kind is to see it."""
         vocabularies = self.backends.vocabularies

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from litellm_otel_plugin import seams
-from litellm_otel_plugin.upstream.access import module
+from litellm_otel_plugin.upstream.access import module, take
 from litellm_otel_plugin.upstream.exporters import is_placeholder, lacks_credentials, traces_endpoint
 
 if TYPE_CHECKING:
@@ -84,11 +84,10 @@ def otel_settings() -> dict[str, Any]:
 
 
 def _build_v2_logger() -> Any:
-    from litellm.integrations.otel.logger import build_otel_v2_logger  # noqa: PLC0415
-    from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415
+    from litellm.integrations.otel.model.config import OpenTelemetryV2Config  # noqa: PLC0415 - as above
 
     settings = otel_settings()
-    logger = build_otel_v2_logger(config=OpenTelemetryV2Config(**settings), settings=settings)
+    logger = take(seams.BUILD_LOGGER)(config=OpenTelemetryV2Config(**settings), settings=settings)
     in_memory_loggers().append(logger)
     add_callback(logger, LISTS_OF_A_LOGGER)
     return logger

@@ -14,6 +14,7 @@ from litellm_otel_plugin.delivery.accounts import Counts
 from litellm_otel_plugin.delivery.backoff import LONGEST_RETRY_AFTER_SECONDS, LONGEST_WAIT_SECONDS, PROBE_SECONDS
 from litellm_otel_plugin.delivery.budget import SPANS_AT_ONCE, Budget
 from litellm_otel_plugin.delivery.lane import BYTES_PER_PARCEL, Lane, Parcel
+from litellm_otel_plugin.delivery.lane_table import LaneTable
 from litellm_otel_plugin.delivery.outcome import SENT, Outcome, Verdict
 from litellm_otel_plugin.delivery.states import DELIVERING, FAILING, REFUSED, REJECTING
 
@@ -198,6 +199,17 @@ def test_the_oldest_go_too_where_a_batch_comes_back_to_a_queue_that_filled_meanw
     lane.settle(RETRY, 0.0)
     assert list(lane.parcels) == parcels[3:]
     assert lane.counts() == Counts(accepted=8, queued=5, dropped={"queue_full": 3})
+
+
+def test_in_a_forked_child_a_destination_that_was_to_be_forgotten_begins_anew() -> None:
+    table = LaneTable(Limits())
+    lane = table.lane(Destination("http://host"))
+    lane.put(parcel())
+    table.retire(lane)
+    table.restart_in_child()
+    assert (lane.counts(), lane.retiring, table.every_lane()) == (Counts(), False, [])
+    assert table.known_now([lane]) == (lane,)  # by whoever still has it
+    assert table.budget.held == 0
 
 
 # --- the budget ------------------------------------------------------------------------------------------------------

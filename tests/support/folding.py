@@ -22,6 +22,7 @@ from litellm_otel_plugin.backends.vocabularies import Vocabularies
 from litellm_otel_plugin.request.record import open_record, record_of_context
 from litellm_otel_plugin.seams import SeamMissing
 from litellm_otel_plugin.upstream.folding import Folding
+from litellm_otel_plugin.upstream.members import name_of
 from litellm_otel_plugin.upstream.wording import OPENINFERENCE_KIND
 
 if TYPE_CHECKING:
@@ -244,6 +245,12 @@ class Gateway:
     def spans_of(self, name: str) -> list[ReadableSpan]:
         """What a callback's backend got."""
         return self.at(HOSTS[name])
+
+    @property
+    def folded(self) -> list[str]:
+        """The callbacks whose loggers are folded, as an operator writes them."""
+        assert self.folding is not None
+        return [name_of(logger) for logger in self.folding._folded]
 
     def forget(self) -> None:
         for memory in self.exporters:

@@ -337,6 +337,23 @@ def test_where_the_text_of_a_failure_comes_from() -> None:
     assert parse(told).error_type == "ValueError"
 
 
+def test_what_v2_tracing_is_not_there_without() -> None:
+    from litellm.integrations.otel.model.config import (  # noqa: PLC0415 - LiteLLM is imported by the tests that need it
+        OpenTelemetryV2Config,
+        is_otel_v2_enabled,
+    )
+
+    config = OpenTelemetryV2Config()
+    assert config.exporters
+    assert {"exporters", "mapper_names", "resource_attributes", "capture_message_content"} <= set(
+        type(config).model_fields
+    )
+    assert callable(is_otel_v2_enabled.cache_clear)
+    assert isinstance(upstream.module(seams.LOGGING_MODULE)._in_memory_loggers, list)
+    assert isinstance(upstream.module(seams.LOGGER_MODULE).LITELLM_TRACER_NAME, str)
+    assert _parameters(upstream.module(seams.PROVIDERS_MODULE).get_tracer)[:2] == ["provider", "name"]
+
+
 def test_the_instrumentation_has_what_we_reach_for() -> None:
     assert _parameters(OpenTelemetryMiddleware._set_server_span) == [
         "self",

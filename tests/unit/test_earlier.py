@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
 from litellm_otel_plugin import seams, startup, upstream
+from litellm_otel_plugin.backends.folding import Backend, Backends
 from litellm_otel_plugin.hooks import OtelPlugin
 from litellm_otel_plugin.installation import Installation
 from litellm_otel_plugin.settings import Settings
-from litellm_otel_plugin.upstream.folding import Folding
+from tests.support import patience
 from tests.support.folding import COLLECTOR, HOSTS, VARIABLES, Gateway, gateway, tree
 
 if TYPE_CHECKING:
@@ -252,7 +255,7 @@ def test_one_that_shares_the_published_provider_leaves_it_open(publish_for_good:
 
 def test_of_threads_that_ask_at_once_none_gets_an_earlier_logger() -> None:
     threads = 4
-    together = threading.Barrier(threads, timeout=10)
+    together = threading.Barrier(threads, timeout=patience.SECONDS)
 
     def meet(patch: pytest.MonkeyPatch) -> None:
         from litellm.integrations.langfuse.langfuse_otel import LangfuseOtelLogger  # noqa: PLC0415 - as above
@@ -263,14 +266,14 @@ def test_of_threads_that_ask_at_once_none_gets_an_earlier_logger() -> None:
             together.wait()
             return configure(self)
 
-        names = Folding.names
+        each = Backends.__iter__
 
-        def names_after_a_while(self: Folding) -> list[str]:
+        def each_after_a_while(self: Backends) -> Iterator[Backend]:
             time.sleep(0.05)  # the others' turn, while one logger is being judged
-            return names(self)
+            return each(self)
 
         patch.setattr(LangfuseOtelLogger, "_create_open_telemetry_config_from_langfuse_env", waiting)
-        patch.setattr(Folding, "names", names_after_a_while)
+        patch.setattr(Backends, "__iter__", each_after_a_while)
 
     with watching(arrange=meet) as watched:
         watched.start("otel")
@@ -286,6 +289,27 @@ def test_of_threads_that_ask_at_once_none_gets_an_earlier_logger() -> None:
         assert len(watched.built) == threads
         assert [lists_with(logger) for logger in watched.built] == [set()] * threads
         assert all(watched.is_shut_down(logger) for logger in watched.built)
+        assert watched.installation.notes == [TAKEN_OUT]
+
+
+def test_one_stays_where_the_backend_that_it_writes_to_gets_nothing_any_more() -> None:
+    with watching() as watched:
+        watched.start("otel")
+        watched.proxy.unlist(watched.proxy.built["otel"])
+        earlier = watched.ask_for("langfuse_otel")
+        assert earlier is not None
+        assert watched.installation.notes == ["LiteLLM's earlier tracing runs beside this: langfuse_otel"]
+        earlier._tracer_provider.shutdown()
+
+
+def test_one_gives_way_to_an_exporter_of_the_operators_own_too() -> None:
+    with watching() as watched:
+        watched.start("otel")
+        watched.proxy.unlist(watched.proxy.built["otel"])
+        watched.proxy.published.tracer_provider.add_span_processor(
+            SimpleSpanProcessor(OTLPSpanExporter(f"http://{COLLECTOR}:4318/v1/traces"))
+        )
+        assert watched.ask_for("langfuse_otel") is None
         assert watched.installation.notes == [TAKEN_OUT]
 
 

@@ -125,7 +125,7 @@ def test_a_callback_that_is_listed_twice_gets_everything_once(names: tuple[str, 
         proxy.start(*names)
         proxy.request()
         assert proxy.folding is not None
-        assert sorted(proxy.folding.names()) == sorted(set(names))
+        assert sorted(proxy.folded) == sorted(set(names))
         for host, name in backends.items():
             assert list(tree(proxy.at(host)).values()) == [1] * 4, name
             assert worded(proxy.at(host)) == worded(expected[name]), name
@@ -634,7 +634,7 @@ def test_a_logger_that_was_built_before_is_folded_when_the_proxy_publishes() -> 
         upstream.put(seams.BUILD_LOGGER, folding_build.__wrapped__)
         early = proxy.build("arize")
         upstream.put(seams.BUILD_LOGGER, folding_build)
-        assert proxy.folding.names() == []
+        assert proxy.folded == []
         proxy.start("arize", "langfuse_otel")
         assert proxy.built["arize"] is early
         proxy.forget()
@@ -665,7 +665,7 @@ def test_two_threads_that_build_one_callback_at_once_do_not_double_its_spans(nam
             thread.start()
         for thread in threads:
             thread.join()
-        assert proxy.folding.names() == [name, name]
+        assert proxy.folded == [name, name]
         for logger in upstream.module(seams.LOGGING_MODULE)._in_memory_loggers:
             proxy.enlist(logger)
         proxy.publish()
@@ -777,7 +777,7 @@ def test_a_preset_without_its_variables_is_told_of_once_and_the_collectors_trees
             assert list(tree(proxy.at(COLLECTOR)).values()) == [1] * 4
             assert worded(proxy.at(COLLECTOR)) == worded(expected)
         assert proxy.folding is not None
-        assert proxy.folding.names() == ["otel"]
+        assert proxy.folded == ["otel"]
         assert proxy.said == []
     assert unbuilt == [name]
 
